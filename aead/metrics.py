@@ -37,8 +37,8 @@ def _check_finite(a, name, counts=True):
     "Raise where `a` is NaN or infinite among the values that count."
     wrong = ~np.isfinite(a) & counts
     if wrong.any():
-        first = [int(i) for i in np.argwhere(wrong)[0]]
-        raise ValueError(f'{name}: {wrong.sum()} values are NaN or infinite, the first at {first[0] if a.ndim==1 else first}')
+        at = np.argwhere(wrong)[0].tolist()
+        raise ValueError(f'{name}: {wrong.sum()} values are NaN or infinite, the first at {at[0] if a.ndim==1 else at}')
 
 # %% ../nbs/60_metrics.ipynb #fa5742ac
 def _unit(a, name):
@@ -46,7 +46,8 @@ def _unit(a, name):
     a = np.asarray(a)
     a = a/np.iinfo(a.dtype).max if a.dtype.kind=='u' else _floats(a).astype(np.float64)
     if a.ndim not in (2,3): raise ValueError(f'{name} must be one image, `h w` or `h w c`, got shape {a.shape}')
-    if a.ndim==3 and a.shape[0] in (1,3) and a.shape[2]>4: raise ValueError(f'{name} must be `h w c`; shape {a.shape} looks like `c h w`')
+    if a.ndim==3 and a.shape[0] in (1,3) and a.shape[2]>4:
+        raise ValueError(f'{name} must be `h w c`; shape {a.shape} looks like `c h w`')
     _check_finite(a, name)
     return a
 
@@ -82,7 +83,7 @@ def calculate_psnr(original:np.ndarray, # `h w` or `h w c`, floats in [0,1] or u
 def calculate_precision_recall_f1(predictions:np.ndarray, # scores or maps of any shape
                                   ground_truth:np.ndarray, # 0 good, 1 defect, shaped as `predictions`
                                   threshold:float=0.5 # a prediction at or above it is called a defect
-                                 ) -> Dict[str,float]: # `precision`, `recall` and `f1`, in [0,1]; 0 where there is nothing to divide by
+                                 ) -> Dict[str,float]: # `precision`, `recall`, `f1`, in [0,1]; 0 for a share of nothing
     "Precision, recall and F1 of `predictions` at a threshold."
     p,y = _floats(predictions),_binary(ground_truth, 'ground_truth')
     if p.shape!=y.shape: raise ValueError(f'shapes differ: predictions {p.shape}, ground_truth {y.shape}')
@@ -184,15 +185,16 @@ def _nulls(names, reason):
     "Figures that are all None, for one reason."
     return {**dict.fromkeys(names), 'why': dict.fromkeys(names, reason)}
 
-def _check_share(v, name, least=0.):
-    "`v` as a float in [0,1]; above 0 where `least` says so."
-    if not least<=v<=1: raise ValueError(f'{name} must be above 0 and at most 1, got {v}' if least else f'{name} must be in [0,1], got {v}')
+def _check_share(v, name, zero=True):
+    "`v` as a float from 0 to 1, where `zero` says whether 0 itself will do."
+    if not (0<v<=1 or zero and v==0): raise ValueError(f"{name} must be in {'[' if zero else '('}0,1], got {v}")
     return float(v)
 
 def _check_scores(scores, labels):
     "Scores as floats and labels as booleans, `n` each."
     s,y = _floats(scores),_binary(labels, 'labels')
-    if s.ndim!=1 or s.shape!=y.shape: raise ValueError(f'scores and labels must be `n` each, got {s.shape} and {y.shape}')
+    if s.ndim!=1 or s.shape!=y.shape:
+        raise ValueError(f'scores and labels must be `n` each, got {s.shape} and {y.shape}')
     _check_finite(s, 'scores')
     return s,y
 
@@ -233,7 +235,7 @@ def _image(i, m, mask, ok=None):
     m,bad = _floats(m),_binary(mask, f'mask of image {i}')
     ok = np.ones_like(bad) if ok is None else _binary(ok, f'valid of image {i}')
     if m.ndim!=2 or not m.shape==bad.shape==ok.shape:
-        raise ValueError(f'image {i}: map {m.shape}, mask {bad.shape}, valid {ok.shape}; all must be one and the same `h w`')
+        raise ValueError(f'image {i}: map {m.shape}, mask {bad.shape}, valid {ok.shape}; all must be the same `h w`')
     _check_finite(m, f'map of image {i}', ok)
     return m,bad&ok,ok&~bad
 
@@ -298,14 +300,14 @@ class PixelMetrics:
                  size:int=2**22, # good pixels kept in memory at a time
                  dir:str|None=None # folder of the temporary file; None: the system's
                 ):
-        self.limit = _check_share(limit, 'limit', least=1e-9)
+        self.limit = _check_share(limit, 'limit', zero=False)
         self.good,self.bad,self.ids,self.sizes = _Runs(size,dir),[],[],[]
         self.n,self.n_regions = 0,0
 
     def update(self,
                maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`; larger is more anomalous
-               masks:np.ndarray|List[np.ndarray]|None, # shaped as `maps`, 0 good, 1 defect; None: nothing is known of these images, they are left out
-               valid:np.ndarray|List[np.ndarray]|None=None # shaped as `maps`, 1 for the pixels that count; None: all
+               masks:np.ndarray|List[np.ndarray]|None, # shaped as `maps`, 0 good, 1 defect; None: leave these images out
+               valid:np.ndarray|List[np.ndarray]|None=None # shaped as `maps`, 1 where pixels count; None: all
               ) -> 'PixelMetrics': # itself
         "Add images; a `ValueError` adds none of them."
         for o in [] if masks is None else _images(maps, masks, valid): self._add(*o)
@@ -337,15 +339,15 @@ class PixelMetrics:
 # %% ../nbs/60_metrics.ipynb #c9f96e67
 def pixel_metrics(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`; larger is more anomalous
                   masks:np.ndarray|List[np.ndarray]|None, # shaped as `maps`, 0 good, 1 defect
-                  valid:np.ndarray|List[np.ndarray]|None=None, # shaped as `maps`, 1 for the pixels that count; None: all
+                  valid:np.ndarray|List[np.ndarray]|None=None, # shaped as `maps`, 1 where pixels count; None: all
                   limit:float=0.3 # largest false-positive rate of the area under per-region overlap, in (0,1]
-                 ) -> dict: # `pixel_auroc`, `pixel_ap`, `pixel_f1_max` and `aupro_30` (named by the limit), in [0,1] or None; and `why`
+                 ) -> dict: # `pixel_auroc` `pixel_ap` `pixel_f1_max` `aupro_30` (limit in percent), floats or None; `why`
     "How well the maps tell defect pixels from good ones."
     return PixelMetrics(limit).update(maps, masks, valid).compute()
 
 def aupro(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
           masks:np.ndarray|List[np.ndarray]|None, # shaped as `maps`, 0 good, 1 defect
-          valid:np.ndarray|List[np.ndarray]|None=None, # shaped as `maps`, 1 for the pixels that count; None: all
+          valid:np.ndarray|List[np.ndarray]|None=None, # shaped as `maps`, 1 where pixels count; None: all
           limit:float=0.3 # largest false-positive rate, in (0,1]
          ) -> float|None: # in [0,1], 1 is best; None without defects, or without good pixels
     "Area under per-region overlap against false-positive rate up to `limit`, divided by `limit`."
@@ -355,10 +357,11 @@ def aupro(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
 def region_overlap(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
                    masks:np.ndarray|List[np.ndarray], # shaped as `maps`, 0 good, 1 defect
                    thr:float, # in the maps' units
-                   valid:np.ndarray|List[np.ndarray]|None=None # shaped as `maps`, 1 for the pixels that count; None: all
-                  ) -> pd.DataFrame: # a row per region: `image` (its number), `size` (pixels), `overlap` (share at or above `thr`, in [0,1])
+                   valid:np.ndarray|List[np.ndarray]|None=None # shaped as `maps`, 1 where pixels count; None: all
+                  ) -> pd.DataFrame: # a row per region: `image` number, `size` in pixels, `overlap` in [0,1]
     "How much of each region is at or above a threshold."
-    rows = [(i,int(n),float(o)) for i,(m,bad,_) in enumerate(_images(maps, masks, valid)) for n,o in _overlaps(m, bad, thr)]
+    images = enumerate(_images(maps, masks, valid))
+    rows = [(i,n,o) for i,(m,bad,_) in images for n,o in _overlaps(m, bad, thr)]
     return pd.DataFrame(rows, columns=['image','size','overlap']).astype({'image':int, 'size':int, 'overlap':float})
 
 def _overlaps(m, bad, thr):
@@ -369,7 +372,7 @@ def _overlaps(m, bad, thr):
 def iou(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
         masks:np.ndarray|List[np.ndarray], # shaped as `maps`, 0 good, 1 defect
         thr:float, # in the maps' units
-        valid:np.ndarray|List[np.ndarray]|None=None # shaped as `maps`, 1 for the pixels that count; None: all
+        valid:np.ndarray|List[np.ndarray]|None=None # shaped as `maps`, 1 where pixels count; None: all
        ) -> float|None: # in [0,1]; None where there is no defect and nothing is called
     "Intersection over union of the pixels at or above `thr` and the defect pixels, over all images."
     pairs = [((m>=float(thr))&(bad|good),bad) for m,bad,good in _images(maps, masks, valid)]
@@ -380,14 +383,15 @@ def iou(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
 def per_size(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
              masks:np.ndarray|List[np.ndarray], # shaped as `maps`, 0 good, 1 defect
              thr:float, # in the maps' units
-             valid:np.ndarray|List[np.ndarray]|None=None, # shaped as `maps`, 1 for the pixels that count; None: all
+             valid:np.ndarray|List[np.ndarray]|None=None, # shaped as `maps`, 1 where pixels count; None: all
              edges:Tuple[int,...]=(16,64,256,1024), # first size of each group but the smallest, pixels, ascending
              share:float=0. # a region is detected where its overlap is larger
-            ) -> Dict[str,dict]: # by sizes (`'16-63'`): `n` regions, `detection_rate` and mean `overlap`, in [0,1]; groups without regions are left out
+            ) -> Dict[str,dict]: # by sizes (`'16-63'`): `n`, `detection_rate`, mean `overlap`; no empty groups
     "How many regions of each size are detected at a threshold."
-    if list(edges)!=sorted(set(edges)) or min(edges, default=2)<2: raise ValueError(f'edges must ascend from 2 or more, got {edges}')
+    if list(edges)!=sorted(set(edges)) or min(edges, default=2)<2:
+        raise ValueError(f'edges must ascend from 2 or more, got {edges}')
     t,starts = region_overlap(maps, masks, thr, valid),[1,*edges]
     names = [f'{a}-{b-1}' for a,b in zip(starts,edges)]+[f'{starts[-1]}+']
     group = np.searchsorted(edges, t['size'], 'right')
-    return {names[g]: dict(n=len(o), detection_rate=float((o['overlap']>share).mean()), overlap=float(o['overlap'].mean()))
-            for g,o in t.groupby(group)}
+    return {names[g]: dict(n=len(o), detection_rate=float((o>share).mean()), overlap=float(o.mean()))
+            for g,o in t['overlap'].groupby(group)}

@@ -12,11 +12,11 @@ import io, math, struct, zlib
 from pathlib import Path
 
 import cv2, numpy as np, tifffile
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # %% ../../nbs/12_data.preprocessing.ipynb #356f00d5
-_broken = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error, cv2.error,
-           Image.DecompressionBombError) # what decoders raise on damaged files
+_broken = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
+           struct.error, zlib.error, cv2.error, Image.DecompressionBombError) # what decoders raise on damaged files
 _plain = dict(P='RGB', CMYK='RGB', YCbCr='RGB', LAB='RGB', HSV='RGB', RGBX='RGB', PA='RGBA', RGBa='RGBA', La='LA') # Pillow modes to unfold
 _plain['1'] = 'L'
 
@@ -62,7 +62,10 @@ def _read_tiff(raw):
         if not t.series: raise ValueError('no page can be read')
         s,p = t.series[0],t.pages[0]
         single,tag = len(s.shape)==2 or s.axes=='YXS', p.tags.get(274)
-        if single and p.bitspersample<=8 and p.samplesperpixel in (1,3): return _read_pillow(raw)
+        if single and not t.is_bigtiff and p.bitspersample<=8 and p.samplesperpixel in (1,3):
+            a,alpha = _read_pillow(raw)
+            swapped = p.bitspersample==1 and p.photometric==0 and 'tifffile' in p.software  # it writes True as 1, and calls 1 black
+            return (255-a if swapped else a), alpha
         if single and p.compression!=1 and p.samplesperpixel<=4 and p.dtype.kind=='u': a = _tiff_or_cv2(s, raw)
         else: a = _channels_last(s.asarray(), s.axes)
         if p.photometric==0: a = np.iinfo(a.dtype).max-a  # white is zero
@@ -83,13 +86,15 @@ def _decode(path):
     if path.is_dir(): raise ValueError(f'{path}: a folder, not an image')
     raw = path.read_bytes()
     try: a,alpha = (_read_tiff if raw[:2] in (b'II',b'MM') else _read_pillow)(raw)
-    except _broken as e: raise ValueError(f'{path}: not a readable image (truncated?): {e}'.replace('\n', ' ')) from e
+    except _broken as e:
+        why = 'no PNG, JPEG, BMP, WebP or TIFF' if isinstance(e, UnidentifiedImageError) else str(e).replace('\n', ' ')
+        raise ValueError(f'{path}: not a readable image (truncated?): {why}') from e
     return (a if a.ndim==3 else a[...,None]), alpha, raw[:2]==b'\xff\xd8' or raw[8:12]==b'WEBP'
 
 def _drop_alpha(a, path):
     "`a` without its last channel, which must be opaque."
     opaque = np.iinfo(a.dtype).max if a.dtype.kind=='u' else 1
-    if (a[...,-1]<opaque).any(): raise ValueError(f'{path}: has transparent pixels. Save it without an alpha channel, or read with channels=4')
+    if (a[...,-1]<opaque).any(): raise ValueError(f'{path}: has transparent pixels. Save it without an alpha channel, or read with channels={a.shape[2]}')
     return a[...,:-1]
 
 def _unit(a, path):
@@ -111,7 +116,7 @@ def _to_channels(x, channels, path):
 
 def read_image(
     path, # an image file: PNG, JPEG, BMP, WebP or TIFF
-    channels:int=None # 1 (luminance) or 3 converts between grey and RGB; 4 keeps an alpha channel; None leaves the image as it is
+    channels:int=None # 1 (luminance) or 3 converts between grey and RGB; 4 keeps the alpha channel of a colour image, 2 that of a grey one; None leaves the image as it is
 )->np.ndarray: # `h w c` float32 in [0,1], RGB order
     "Reads the image at `path` at its full depth."
     a,alpha,_ = _decode(path)
