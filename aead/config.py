@@ -137,10 +137,9 @@ class TrainConfig(_Section):
 class DetectConfig(_Section):
     "How reconstructions become scores and decisions."
     maps:dict = field(default_factory=lambda: {'l1':1., 'ssim':1.}) # error maps and their weights
-    sigma:float = 2. # pixels; Gaussian smoothing of each error map
-    two_sided:bool = True # count an error that is too small as odd as one too large
+    sigma:float = 1. # pixels; Gaussian smoothing of each error map
     pool:str = 'top' # how a map becomes a score: `max`, `mean`, or `top`, the mean of its highest values
-    top:float = 0.02 # share of the pixels that `top` averages
+    top:float = 0.05 # share of the pixels that `top` averages
     far:float = 0.05 # false-alarm rate asked for: good images that may be called defective
     _rules = {'sigma': (lambda v: 0 <= v <= 100, 'from 0 to 100 pixels'), 'far': (lambda v: 0 < v < 1, 'between 0 and 1'),
               'top': (lambda v: 0 < v <= 1, 'a share above 0, at most 1'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'Checkpoint', 'LineProgress', 'EpochSetter', 'set_seed',
-           'anomaly_learner']
+           'anomaly_learner', 'train_model']
 
 # %% ../nbs/40_learner.ipynb #87998bf0
 import json, random, sys, time
@@ -25,9 +25,12 @@ from fastcore.foundation import L
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .config import SCHEMA, atomic_write
+from .config import SCHEMA, Config, atomic_write
+from .data.loaders import get_dls
+from .data.preprocessing import read_image
 from .losses import MapLoss
 from .models.base import BaseAutoencoder
+from .models.zoo import create_autoencoder
 
 # %% ../nbs/40_learner.ipynb #e1ab56c9
 class AnomalyLearner(Learner):
@@ -233,3 +236,23 @@ def anomaly_learner(
     learn = AnomalyLearner(dls, model, loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=lr, wd=wd, metrics=metrics, cbs=ours+list(L(cbs)))
     if not in_notebook(): learn.remove_cb(ProgressCallback); learn.add_cb(LineProgress()); learn.logger = lambda *a: None
     return learn
+
+# %% ../nbs/40_learner.ipynb #3b7d02cc
+def train_model(
+    cfg:Config, # settings; `cfg.models[cfg.model]['ni']` must be the images' channels
+    df, # catalog with `train` and `val` rows
+    path=None, # folder for checkpoints and history; None: nothing is written
+    resume:bool=False, # go on from the checkpoint in `path`
+    device=None, # where to train; None: fastai's default
+    read=read_image # `(path, channels) -> h w c`
+)->BaseAutoencoder: # trained model, in evaluation mode
+    "Trains the model that the settings describe."
+    t,d = cfg.train,cfg.data
+    set_seed(t.seed)
+    dls = get_dls(df, d.hw, t.bs, d.resize, d.channels, d.augment, t.seed, d.workers, device, read=read)
+    model = create_autoencoder(cfg.model, **cfg.models.get(cfg.model, {}))
+    learn = anomaly_learner(dls, model, cfg.loss, t.lr, t.wd, t.ema, t.clip, t.fast, path)
+    start = learn.resume() if resume else 0
+    if start < t.epochs: learn.fit_one_cycle(t.epochs, t.lr, pct_start=t.warmup, start_epoch=start)
+    else: learn.ema.after_fit()
+    return learn.model.eval()

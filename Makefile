@@ -1,0 +1,53 @@
+# Set-up, demonstration, tests. Needs Python 3.11 or newer, and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+WHEEL := .venv-wheel
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help venv demo test lab docs readme test-wheel clean
+
+help:
+	@echo "make demo        train and evaluate on the embedded data set; writes runs/demo/report.html"
+	@echo "make test        everything that is checked: notebooks, package, tests"
+	@echo "make venv        only make .venv with all that is needed"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make docs        build the documentation site (needs Quarto)"
+	@echo "make readme      write README.md from nbs/index.ipynb"
+	@echo "make test-wheel  build the wheel and test it in an environment of its own"
+
+venv: .venv/installed
+
+.venv/installed: settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11))' || { echo "aead needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make PYTHON=python3.12 venv"; exit 2; }
+	@echo "installing into .venv (a few minutes the first time) …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: venv
+	@$(BIN)/aead_demo --out runs/demo
+
+test: venv
+	$(BIN)/python -m pytest -q tests/test_notebooks.py
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	$(BIN)/python -m pytest -q tests --ignore tests/test_notebooks.py
+
+lab: venv
+	$(BIN)/jupyter lab nbs
+
+docs: venv
+	@command -v quarto > /dev/null || { echo "make docs needs Quarto: install it from https://quarto.org and run this again"; exit 2; }
+	$(BIN)/nbdev_docs
+
+readme: venv
+	$(BIN)/python scripts/readme.py
+
+test-wheel: venv
+	rm -rf dist build $(WHEEL)
+	$(BIN)/python -m build --wheel --quiet
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check dist/*.whl pytest
+	scripts/test_wheel.sh $(WHEEL)
+
+clean:
+	rm -rf .venv $(WHEEL) dist build runs/demo
