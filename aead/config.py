@@ -55,8 +55,7 @@ def atomic_write(
     path.parent.mkdir(parents=True, exist_ok=True)
     fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
     os.close(fd)
-    os.chmod(tmp, 0o666 & ~_umask())
-    try: yield Path(tmp); os.replace(tmp, path)
+    try: yield Path(tmp); os.chmod(tmp, 0o666 & ~_umask()); os.replace(tmp, path)
     finally: Path(tmp).unlink(missing_ok=True)
 
 def _umask():

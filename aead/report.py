@@ -73,7 +73,8 @@ def _no_decision(m):
     "The verdict where no image was called good or defective."
     a = _num(m.get('image_auroc'))
     said = f'No image is called good or defective{_because(m, "threshold", "detection_rate", "false_alarm_rate")}'
-    return f'{said}; by score alone, a defective image ranks above a good one in {100*a:.0f} of 100 pairs.' if a is not None else f'{said}.'
+    if a is None: return f'{said}.'
+    return f'{said}; by score alone, a defective image ranks above a good one in {100*a:.0f} of 100 pairs.'
 
 # %% ../nbs/81_report.ipynb #d65abc79
 def get_warnings(config:dict, # settings of the run, nested
@@ -84,12 +85,13 @@ def get_warnings(config:dict, # settings of the run, nested
     out,n = [str(o) for o in notes],_dict(metrics, 'n')
     if _dict(config, 'data').get('split')=='published' and not any('leak' in o.lower() for o in out):
         out.append('The published split is leaky: other photographs of the test parts are in training, which flatters every figure here.')
-    if _num(metrics.get('threshold')) is None: out.append(f'There is no threshold{_because(metrics, "threshold")}: nothing was called good or defective.')
+    if _num(metrics.get('threshold')) is None:
+        out.append(f'There is no threshold{_because(metrics, "threshold")}: nothing was called good or defective.')
     far,goal = _num(metrics.get('false_alarm_rate')),_num(metrics.get('target_false_alarm_rate'))
     low = _num((_dict(metrics, 'ci95').get('false_alarm_rate') or [None])[0])
     if None not in (far,goal,low) and low>goal:
-        out.append(f'More false alarms than promised: {_pct(far)} of the good test images instead of {_pct(goal)}, which is more than chance explains. '
-                   'The test images differ from those that the threshold was set on.')
+        out.append(f'More false alarms than promised: {_pct(far)} of the good test images instead of {_pct(goal)}, which is '
+                   'more than chance explains. The test images differ from those that the threshold was set on.')
     if n.get('skipped'): out.append(f'{n["skipped"]} images could not be used and were left out.')
     return out
 
@@ -131,20 +133,19 @@ def _where(path):
 
 def _card(e, uris):
     "One example: three pictures and what is known about it."
-    words = describe_example(e)
+    words,lines = describe_example(e),_outline(e.get('mask'))
     what = outcome(e['label'], e.get('decision'))
-    alts = (f'{words[0]} image' + (', true defect outlined' if e.get('mask') is not None and e['label']==1 else ''), 'its reconstruction', f'its heat map, {words[2]}')
-    pics = [tag('div', tag('img', src=u, alt=f'{a}: {_where(e["path"])}' if i==0 else a), _outline(e.get('mask')) if i==0 else '', class_='pic')
-            for i,(u,a) in enumerate(zip(uris, alts))]
-    said = tag('figcaption', tag('b', words[0]), ' · ', tag('span', words[1], class_=what.replace(' ','-')), f" · {' · '.join(words[2:])}",
-               tag('small', _where(e['path'])))
+    alts = (f'image {_where(e["path"])}, {words[0]}'+', true defect outlined'*bool(lines), 'its reconstruction', f'its heat map, {words[2]}')
+    pics = [tag('div', tag('img', src=u, alt=a), o, class_='pic') for u,a,o in zip(uris, alts, (lines,'',''))]
+    said = tag('figcaption', tag('b', words[0]), ' · ', tag('span', words[1], class_=what.replace(' ','-')),
+               *[tag('span', f' · {o}', class_='nb') for o in words[2:]], tag('small', _where(e['path'])))
     return tag('figure', tag('div', *pics, class_='trio'), said, class_='card')
 
 def _legend(vmax):
     "The colours of the heat maps, as they look over a grey image."
     bar = overlay(np.full((12,256), .5), np.linspace(0, vmax, 256)[None].repeat(12, 0), 0, vmax)
-    return tag('p', 'Heat map: 0 ', tag('img', src=_jpeg(bar, 256), alt='from transparent over violet and orange to light yellow', class_='bar'),
-               f' {vmax:.3g} and more, in units of the spread that good images have. One scale for all pictures of this page.', class_='legend')
+    alt = 'from transparent over violet and orange to light yellow'
+    return tag('p', 'Heat map: 0 ', tag('img', src=_jpeg(bar, 256), alt=alt, class_='bar'), f' {vmax:.3g} and more, in units of the spread that good images have. One scale for all pictures of this page.', class_='legend')
 
 # %% ../nbs/81_report.ipynb #c0dc4f4b
 _explained = { # key in `metrics.json`: name, explanation
@@ -174,8 +175,8 @@ def _table(head, rows):
 def _figures(metrics):
     "The table of figures of merit."
     m,ci,why = metrics,_dict(metrics, 'ci95'),_dict(metrics, 'why')
-    rows = [(name, _show(k, _num(m.get(k))), _interval(k, ci.get(k)), said + (f' Not available: {why[k]}.' if k in why and _num(m.get(k)) is None else ''))
-            for k,(name,said) in _explained.items()]
+    lost = {k: f' Not available: {why[k]}.' for k in _explained if k in why and _num(m.get(k)) is None}
+    rows = [(name, _show(k, _num(m.get(k))), _interval(k, ci.get(k)), said + lost.get(k, '')) for k,(name,said) in _explained.items()]
     return _table(('Figure','Value','95 % interval','What it says'), rows)
 
 def _per_defect(metrics, scores):
@@ -183,8 +184,9 @@ def _per_defect(metrics, scores):
     d = scores[scores.label==1] if 'label' in scores else scores[:0]
     found = get_decisions(d).groupby(d.defect.astype(str)).sum(min_count=1) if len(d) else {}
     per = {str(k):v for k,v in _dict(metrics, 'per_defect').items()}
-    rank = lambda k: (_num(per[k].get('image_auroc')) is None, _num(per[k].get('image_auroc')) or 0)
-    rows = [(k, per[k].get('n', '–'), '–' if pd.isna(found.get(k, np.nan)) else f'{found[k]:.0f}', _show('', _num(per[k].get('image_auroc')))) for k in sorted(per, key=rank)]
+    area = {k: _num(v.get('image_auroc')) for k,v in per.items()}
+    hard = sorted(per, key=lambda k: (area[k] is None, area[k] or 0))
+    rows = [(k, per[k].get('n', '–'), '–' if pd.isna(found.get(k, np.nan)) else f'{found[k]:.0f}', _show('', area[k])) for k in hard]
     return _table(('Defect','Images','Found','Image AUROC'), rows) if rows else tag('p', 'There are no defective test images.')
 
 # %% ../nbs/81_report.ipynb #fcd51490
@@ -201,7 +203,7 @@ p{max-width:75ch;margin:.5rem 0} .verdict{font-size:1.3rem;line-height:1.4;borde
 .pic img{width:100%;height:auto;display:block} .pic svg{position:absolute;inset:0;width:100%;height:100%}
 polyline{fill:none;vector-effect:non-scaling-stroke} .dark{stroke:#000;stroke-width:3.4px} .light{stroke:#00e5ff;stroke-width:1.7px}
 h1,.verdict,li,pre,tbody th,figcaption{overflow-wrap:anywhere} figcaption{font-size:.9rem;margin-top:.25rem} figcaption small{display:block;color:#5a5a5a}
-.found,.passed{color:#00532f;font-weight:600} .missed,.false-alarm{color:#a01c00;font-weight:600}
+.nb{display:inline-block;white-space:pre} .found,.passed{color:#00532f;font-weight:600} .missed,.false-alarm{color:#a01c00;font-weight:600}
 table{border-collapse:collapse;font-size:.93rem} th,td{text-align:left;padding:.35rem 1.6rem .35rem 0;border-bottom:1px solid #ddd;vertical-align:top}
 thead th{border-bottom:2px solid #888;white-space:nowrap} tbody th{font-weight:600;min-width:9rem} td[data-label=Value],td[data-label="95 % interval"]{white-space:nowrap;font-variant-numeric:tabular-nums}
 .charts{display:flex;flex-wrap:wrap;gap:1.5rem;align-items:flex-start} .charts section{flex:0 1 auto;min-width:0} .chart{max-width:100%;height:auto;display:block}
@@ -239,7 +241,8 @@ def _gallery(kind, cards, decided):
     "The pictures of one kind; the first kind comes with an explanation."
     yes,no,none = _titles.get(kind, (kind,kind,''))
     if not cards: return _section(yes if decided else no, tag('p', none)) if none else ''
-    return _section(yes if decided else no, tag('p', _how, class_='legend') if kind=='found' else '', tag('div', *cards, class_='cards'))
+    how = tag('p', _how, class_='legend') if kind=='found' else ''
+    return _section(yes if decided else no, how, tag('div', *cards, class_='cards'))
 
 def _about(config, metrics):
     "A line on what was trained and tested on what."
@@ -248,7 +251,7 @@ def _about(config, metrics):
     cal = f'{n.get("cal")} for the threshold' + (f' from {n["cal_groups"]} parts' if n.get('cal_groups') else '')
     parts = [f'Model {config["model"]}' if isinstance(config.get('model'), str) else '', f'{size} pixels (height × width)' if size else '',
              f'{n.get("train")} images to learn from' if n.get('train') else '', cal if n.get('cal') else '',
-             f'{n.get("test_good", 0)} good and {n.get("test_defective", 0)} defective ones to test' if 'test_good' in n or 'test_defective' in n else '']
+             f'{n.get("test_good", 0)} good and {n.get("test_defective", 0)} defective ones to test' if 'test_good' in n else '']
     return tag('p', ' · '.join(o for o in parts if o), class_='about')
 
 def _both(scores): return 'label' in scores and scores.label.nunique()==2

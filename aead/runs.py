@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from PIL import Image
 
 from .config import SCHEMA, Config, atomic_write, config_from_dict, config_to_dict, load_yaml, make_config, save_yaml
-from .data.catalog import audit_catalog, describe_audit, list_images, load_catalog, read_catalog, save_catalog, split_catalog
+from .data.catalog import audit_catalog, describe_audit, list_images, load_catalog, read_catalog, resolve_split, save_catalog, split_catalog
 from .data.dataset import check_images
 from .data.preprocessing import read_image, restore_map
 from .detect import AnomalyDetector, load_detector
@@ -42,14 +42,14 @@ def data_root(
 def load_data(
     cfg:Config, # settings
     run # run folder, where the embedded data set is put
-)->pd.DataFrame: # catalog with `split` set
-    "The catalog that the settings describe, split."
+)->pd.DataFrame: # catalog, not yet split
+    "The catalog that the settings describe."
     d = cfg.data
     if d.layout=='synthetic' and not d.path: df = _synthetic(Path(run)/'data', d.category)
     elif not d.path: raise ValueError(f"the layout '{d.layout}' needs the folder of the data (--data)")
     elif d.layout=='synthetic': df = _synthetic(d.path, d.category)
     else: df = load_catalog(d.path, d.layout, d.category)
-    return split_catalog(df, d.split, d.fold)
+    return df
 
 # %% ../nbs/85_runs.ipynb #0cbd01c0
 def _log(*a): print(*a, file=sys.stderr, flush=True)
@@ -71,8 +71,8 @@ def _same_settings(old, new):
     a,b = strip(old),strip(new)
     for s in a:
         for k in (a[s] if isinstance(a[s], dict) else ()):
-            if b[s].get(k)!=a[s][k]: raise ValueError(f"the run has {s}.{k} = {a[s][k]!r}, not {b[s].get(k)!r}; resume it with its own settings, or train a new one")
-        if a[s]!=b[s]: raise ValueError(f"the run has {s} = {a[s]!r}, not {b[s]!r}; resume it with its own settings, or train a new one")
+            if b[s].get(k)!=a[s][k] and (k, b[s].get(k))!=('split','auto'): raise ValueError(f"the run has {s}.{k} = {a[s][k]!r}, not {b[s].get(k)!r}; resume it with its own settings, or train a new one")
+        if not isinstance(a[s], dict) and a[s]!=b[s]: raise ValueError(f"the run has {s} = {a[s]!r}, not {b[s]!r}; resume it with its own settings, or train a new one")
 
 # %% ../nbs/85_runs.ipynb #a3069086
 def train_run(
@@ -86,13 +86,16 @@ def train_run(
     cfg = _settle(out, cfg, resume)
     if resume and (out/'metrics.json').is_file(): return json.loads((out/'metrics.json').read_text())
     det = AnomalyDetector(cfg, device).set_channels(cfg.data.channels or 1)     # a first look at the settings, before the images
-    df,bad = _checked(load_data(cfg, out), cfg)
+    df = load_data(cfg, out)
+    cfg = replace(cfg, data=replace(cfg.data, split=resolve_split(df, cfg.data.split)))
+    df,bad = _checked(split_catalog(df, cfg.data.split, cfg.data.fold), cfg)
     if not (out/'model.safetensors').is_file() or not (out/'calibration.json').is_file():
         det = AnomalyDetector(cfg, device).set_channels(bad.pop('channels'))
         save_yaml(config_to_dict(det.cfg), out/'config.yaml')
         save_catalog(df, out/'catalog.csv', data_root(cfg, out))
         _log(_summary(df, det.cfg))
         det._fit(df, read_image, out, resume).save(out)
+        (out/'checkpoint.safetensors').unlink(missing_ok=True)         # five times the model, and done with
     return evaluate_run(out, device=device, skipped=len(bad)-('channels' in bad))
 
 def _checked(df, cfg):

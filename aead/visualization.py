@@ -29,7 +29,8 @@ def to_rgb(image:np.ndarray # `h w` or `h w c`, floats in [0,1]; what lies outsi
     "The image as a screen can show it."
     im = _numpy(image)
     if im.ndim==2: im = im[...,None]
-    if im.ndim!=3 or im.dtype.kind!='f': raise ValueError(f'an image must be `h w` or `h w c` floats in [0,1], got {im.shape} {im.dtype}')
+    if im.ndim!=3 or im.dtype.kind!='f':
+        raise ValueError(f'an image must be `h w` or `h w c` floats in [0,1], got {im.shape} {im.dtype}')
     if im.shape[-1]!=3: im = im.mean(-1, keepdims=True).repeat(3, -1)
     return np.uint8(np.clip(np.nan_to_num(im), 0, 1)*255+.5)
 
@@ -45,7 +46,8 @@ def overlay(image:np.ndarray, # `h w` or `h w c`, floats in [0,1]
            ) -> np.ndarray: # `h w 3`, uint8
     "The heat map over the grey image."
     grey,amap = _dim*to_rgb(image).mean(-1, keepdims=True)/255, _numpy(amap)
-    if amap.shape!=grey.shape[:2]: raise ValueError(f'image and map must have the same `h w`, got {grey.shape[:2]} and {amap.shape}')
+    if amap.shape!=grey.shape[:2]:
+        raise ValueError(f'image and map must have the same `h w`, got {grey.shape[:2]} and {amap.shape}')
     if not vmax>vmin: raise ValueError(f'vmax must be above vmin, got vmin={vmin} and vmax={vmax}')
     t = np.clip((np.where(np.isfinite(amap), amap, vmin)-vmin)/(vmax-vmin), 0, 1)
     a = np.clip(4*alpha*t, 0, 1)[...,None]
@@ -113,7 +115,8 @@ def visualize_reconstructions(
 ) -> plt.Figure: # a row per image: original, reconstruction, error, error over the image
     "Shows reconstructions beside the originals."
     x,xr = _batch(originals, 'originals'),_batch(reconstructions, 'reconstructions')
-    if not x.shape==xr.shape or not len(x): raise ValueError(f'originals and reconstructions must have one shape, got {x.shape} and {xr.shape}')
+    if not x.shape==xr.shape or not len(x):
+        raise ValueError(f'originals and reconstructions must have one shape, got {x.shape} and {xr.shape}')
     emap = _planes(error_maps, 'error_maps', x.shape[:3])
     masks = [None]*len(x) if ground_truth is None else _planes(ground_truth, 'ground_truth', x.shape[:3])
     vmax = heat_limit(emap, vmin) if vmax is None else vmax
@@ -159,7 +162,9 @@ _needed = ('label','defect','score')
 def _check_results(results):
     "The table, if it has images with finite scores."
     lost = [o for o in _needed if o not in results]
-    if lost or not len(results): raise ValueError(f"results need rows with {', '.join(_needed)}; got {len(results)} rows" + f" without {', '.join(lost)}"*bool(lost))
+    if lost or not len(results):
+        without = f" without {', '.join(lost)}"*bool(lost)
+        raise ValueError(f"results need rows with {', '.join(_needed)}; got {len(results)} rows{without}")
     wrong = ~np.isfinite(results.score.astype(float))
     if wrong.any(): raise ValueError(f'{wrong.sum()} of {len(results)} scores are not finite')
     return results
@@ -192,13 +197,16 @@ def _short(s, n=24):
     s = ' '.join(''.join(c if c.isprintable() else ' ' for c in str(s)).split())
     return (s if len(s)<=n else s[:n-1]+'…').replace('$', r'\$')
 
+_said = {'found':'called defect: found', 'missed':'called good: missed', 'false alarm':'called defect: false alarm',
+         'passed':'called good: right', 'no decision':'not decided: no threshold'}
+
 def describe_example(example:dict # with `defect label score p_value decision`
                     ) -> list: # texts: class, decision, score, p-value
     "What is known about an image, in plain words."
     e = example
-    what,p = outcome(e['label'], e.get('decision')),e.get('p_value')
-    said = {'found':'called defect: found', 'missed':'called good: missed', 'false alarm':'called defect: false alarm', 'passed':'called good: right'}
-    return [str(e['defect']), said.get(what, 'not decided: no threshold'), f"score {e['score']:.3g}"] + ([] if pd.isna(p) else [f'p-value {p:.2g}'])
+    p = e.get('p_value')
+    known = [str(e['defect']), _said[outcome(e['label'], e.get('decision'))], f"score {e['score']:.3g}"]
+    return known if pd.isna(p) else [*known, f'p-value {p:.2g}']
 
 def fig_examples(examples:list, # dicts with `image recon amap mask defect label score p_value decision`, at least one
                  vmax:float, # anomaly at the last colour, the same for all figures of a run
@@ -208,7 +216,8 @@ def fig_examples(examples:list, # dicts with `image recon amap mask defect label
     if not examples: raise ValueError('examples is empty, there is nothing to show')
     fig,axs = _grid(len(examples), 4, size, width_ratios=[1.3,1,1,1])
     for row,e in zip(axs, examples):
-        row[0].text(0, .5, '\n'.join(_short(o, 30) for o in describe_example(e)), va='center', fontsize=8, transform=row[0].transAxes)
+        words = '\n'.join(_short(o, 30) for o in describe_example(e))
+        row[0].text(0, .5, words, va='center', fontsize=8, transform=row[0].transAxes)
         row[1].imshow(to_rgb(e['image'])); _draw_contour(row[1], e.get('mask'))
         row[2].imshow(to_rgb(e['recon']))
         row[3].imshow(overlay(e['image'], e['amap'], 0, vmax))
@@ -242,7 +251,8 @@ def fig_scores(results:pd.DataFrame, # a row per image, with `label defect score
     fig,ax = _axes(5.2, 1.1+.38*len(rows), 'score', '')
     for i,(k,o) in enumerate(rows.items()):
         spread = (np.arange(len(o))*.618)%1 - .5
-        ax.scatter(o.score.sort_values(), i+.6*spread, s=14, alpha=.6, lw=0, color=_good if k=='good' else _bad, marker='o' if k=='good' else 'D')
+        color,marker = (_bad,'D') if o.label.iloc[0] else (_good,'o')
+        ax.scatter(o.score.sort_values(), i+.6*spread, s=14, alpha=.6, lw=0, color=color, marker=marker)
         if threshold is not None:
             ax.text(1.01, i, f'{(o.score>threshold).sum()} above', transform=ax.get_yaxis_transform(), va='center', fontsize=8)
     if threshold is not None:
@@ -256,14 +266,17 @@ def fig_scores(results:pd.DataFrame, # a row per image, with `label defect score
 
 def _maybe_log(ax, scores, good):
     "A logarithmic scale where the defects would otherwise press the good images to the edge."
-    if scores.min()>0 and len(good) and scores.max()>30*good.median(): ax.set_xscale('log'); ax.set_xlabel('score (logarithmic scale)')
+    if scores.min()>0 and len(good) and scores.max()>30*good.median():
+        ax.set_xscale('log')
+        ax.set_xlabel('score (logarithmic scale)')
 
 # %% ../nbs/70_visualization.ipynb #bddf1d8b
 def _steps(results):
     "The counts at each threshold."
     r = _check_results(results)
     s,bad = r.score.to_numpy(float),(r.label==1).to_numpy()
-    if bad.all() or not bad.any(): raise ValueError(f'a curve needs good and defective images, got {(~bad).sum()} and {bad.sum()}')
+    if bad.all() or not bad.any():
+        raise ValueError(f'a curve needs good and defective images, got {(~bad).sum()} and {bad.sum()}')
     return get_steps(s[bad], [np.sort(s[~bad])])
 
 def _mark(ax, x, y):
@@ -286,7 +299,8 @@ def fig_pr(results:pd.DataFrame # a row per image, with `label defect score` and
           ) -> plt.Figure: # with the average precision in its title
     "Precision against recall, for every threshold."
     st,bad,d = _steps(results),results.label==1,get_decisions(results)
-    fig,ax = _axes(3.6, 3.4, 'recall: defective images found', 'precision: calls that are right', f'Average precision {average_precision(st):.3f}')
+    title = f'Average precision {average_precision(st):.3f}'
+    fig,ax = _axes(3.6, 3.4, 'recall: defective images found', 'precision: calls that are right', title)
     ax.axhline(bad.mean(), color='gray', lw=.8, ls=':', label='guessing')
     ax.plot(*pr_curve(st), color=_good, drawstyle='steps-pre')
     _mark(ax, d[bad].mean(), bad[d==1].mean())
@@ -297,7 +311,8 @@ def fig_pr(results:pd.DataFrame # a row per image, with `label defect score` and
 def fig_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `train_loss valid_loss lr`
                ) -> plt.Figure: # losses above, learning rate below
     "How the losses and the learning rate went."
-    if 'epoch' not in history or not len(history): raise ValueError(f'a history needs the column epoch and a row, got {list(history)} and {len(history)} rows')
+    if 'epoch' not in history or not len(history):
+        raise ValueError(f'a history needs the column epoch and a row, got {list(history)} and {len(history)} rows')
     fig = _Figure(5.2, 3.4)
     ax,bx = fig.subplots(2, 1, sharex=True, height_ratios=[3,1])
     kw = dict(marker='o' if len(history)<3 else None)

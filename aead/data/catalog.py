@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['columns', 'layouts', 'good_names', 'splits', 'list_images', 'mvtec', 'btad', 'visa', 'folder', 'csv', 'mtd_groups',
            'mtd', 'check_catalog', 'load_catalog', 'save_catalog', 'read_catalog', 'group_fold', 'hold_out', 'grouped',
-           'random', 'published', 'split_catalog', 'thumbnail', 'similarity', 'audit_catalog', 'describe_audit']
+           'random', 'published', 'split_catalog', 'resolve_split', 'thumbnail', 'similarity', 'audit_catalog',
+           'describe_audit']
 
 # %% ../../nbs/10_data.catalog.ipynb #b3fb4a9e
 import hashlib, warnings
@@ -358,8 +359,15 @@ def split_catalog(
 )->pd.DataFrame: # catalog with `split` set
     "Sets the column `split`."
     if fold not in range(5): raise ValueError(f"fold must be a whole number from 0 to 4, got {fold!r}")
-    if split=='auto': split = 'published' if 'train' in set(df.split) else 'grouped'
-    return splits.get_fn(split)(df, fold)
+    return splits.get_fn(resolve_split(df, split))(df, fold)
+
+def resolve_split(
+    df:pd.DataFrame, # catalog
+    split='auto' # a name in `splits`, a function, or `auto`
+): # a name or function
+    "What `auto` stands for: the split that came with the data, or else `grouped`."
+    if split!='auto': return split
+    return 'published' if 'train' in set(df.split) else 'grouped'
 
 # %% ../../nbs/10_data.catalog.ipynb #860beaf2
 def thumbnail(
@@ -390,10 +398,22 @@ def similarity(
     return np.max([np.maximum(a0 @ cut(b,i,j).T, cut(a,i,j) @ b0.T) for i in range(2*m+1) for j in range(2*m+1)], axis=0)
 
 # %% ../../nbs/10_data.catalog.ipynb #01909b32
+def _thumbnails(df): return np.stack([thumbnail(p) for p in df.path]) if len(df) else np.zeros((0,32,32), np.float32)
+
+def _usual(fit, b, n=512):
+    "How alike images of different parts are by themselves: the similarity that one in a hundred has with its best match. 0 if no part has two images."
+    g = fit.group.to_numpy(dtype=object)
+    if len(set(g))==len(g): return 0.
+    rows = np.random.default_rng(0).permutation(len(b))[:n]
+    r = similarity(b[rows], b)
+    r[g[rows][:,None]==g] = -1
+    return float(np.quantile(r.max(1), 0.99))
+
 def _near(test, fit, thr, block=256):
     "For each test row with a look-alike in `fit`: its index, that of its best match, and their similarity."
-    a,b = [np.stack([thumbnail(p) for p in o.path]) if len(o) else np.zeros((0,32,32), np.float32) for o in (test,fit)]
+    a,b = _thumbnails(test),_thumbnails(fit)
     if not len(a) or not len(b): return
+    thr = max(thr, _usual(fit, b))
     for i in range(0, len(a), block):
         r = similarity(a[i:i+block], b)
         for j in np.flatnonzero(r.max(1) >= thr): yield test.index[i+j], fit.index[r[j].argmax()], float(r[j].max())
@@ -406,7 +426,7 @@ def _twins(test, fit, key):
 # %% ../../nbs/10_data.catalog.ipynb #df1c1df4
 def audit_catalog(
     df:pd.DataFrame, # catalog with `split` set
-    near:float=0.7, # correlation of thumbnails from which two images count as near-copies; above 1: do not look
+    near:float=0.7, # correlation of thumbnails from which two images count as near-copies, at least; above 1: do not look
     warn:bool=True # say in a warning what was found
 )->pd.DataFrame: # a row per finding: `kind` (group, copy, near-copy), `path`, `other`, `similarity`
     "Looks for test images that the model, or its threshold, has as good as seen."
