@@ -118,7 +118,7 @@ class DataConfig(_Section):
 class TrainConfig(_Section):
     "How the model is trained."
     epochs:int = 60 # passes over the training images
-    bs:int = 32 # images in a batch
+    bs:int = 16 # images in a batch
     lr:float = 2e-3 # highest learning rate of the one-cycle schedule
     warmup:float = 0.2 # share of the steps in which the learning rate rises
     wd:float = 1e-2 # weight decay

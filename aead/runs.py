@@ -146,11 +146,11 @@ def _at_threshold(t, det):
     return out, why
 
 def _intervals(t, det):
-    "95 % intervals by resampling groups."
-    auroc = lambda d: image_metrics(d.score.to_numpy(), d.label.to_numpy())['image_auroc']
-    fs = {'image_auroc': auroc}
-    if det.threshold is not None: fs |= {k: (lambda d,k=k: _rates(d)[k]) for k in ('false_alarm_rate','detection_rate')}
-    return {k:v for k,v in ((k, group_bootstrap(t, f)) for k,f in fs.items()) if v}
+    "95 % intervals of the image figures by resampling groups."
+    def figures(d):
+        m = image_metrics(d.score.to_numpy(), d.label.to_numpy())
+        return {k: m[k] for k in ('image_auroc','image_ap','image_f1_max')} | (_rates(d) if det.threshold is not None else {})
+    return group_bootstrap(t, figures)
 
 # %% ../nbs/85_runs.ipynb #5a77325e
 def _counts(df, skipped):

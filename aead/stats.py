@@ -17,13 +17,14 @@ def _strata(df):
 
 def group_bootstrap(
     df:pd.DataFrame, # a row per image, with `group` and `label`
-    f, # `rows -> value`, or None where it cannot be computed
+    f, # `rows -> {figure: value}`; a value that cannot be computed is None
     n:int=500, # number of resamples
     level:float=0.95, # of the interval
     seed:int=0 # of the resampling
-)->list|None: # `[low, high]`, or None where the figure cannot be resampled
-    "Percentile interval of `f` under resampling of whole groups within strata."
+)->dict: # `{figure: [low, high]}`, without those that could not be resampled or never varied
+    "Percentile intervals of figures under resampling of whole groups within strata."
     rng,strata = np.random.default_rng(seed),_strata(df)
     draws = [np.concatenate([s[i] for s in strata if s for i in rng.integers(0, len(s), len(s))]) for _ in range(n)]
-    v = [o for o in (f(df.iloc[d]) for d in draws) if o is not None]
-    return [float(o) for o in np.quantile(v, [(1-level)/2, (1+level)/2])] if len(v) > n//2 else None
+    v = pd.DataFrame([f(df.iloc[d]) for d in draws], dtype=float)
+    v = v.loc[:, (v.notna().mean() > 0.5) & (v.std() > 0)]        # an interval of no width would claim certainty
+    return {k: [float(o) for o in v[k].quantile([(1-level)/2, (1+level)/2])] for k in v}

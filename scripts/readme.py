@@ -17,11 +17,12 @@ def render():
     nb = nbformat.read(root/'nbs'/'index.ipynb', 4)
     nb.cells = [c for c in nb.cells if visible(c)]
     for c in nb.cells:
+        if re.search(r'^#\| *echo: *false', c.source, re.M): c.metadata['transient'] = {'remove_source': True}
         if c.cell_type=='code': c.source = '\n'.join(l for l in c.source.splitlines() if not l.startswith('#|'))
         for o in c.get('outputs', []): o.get('data', {}).pop('text/html', None)
     text,res = MarkdownExporter().from_notebook_node(nb)
     names = {k: f"index-{i}.{k.rsplit('.', 1)[1]}" for i,k in enumerate(sorted(res['outputs']))}
-    for k,v in names.items(): text = text.replace(f']({k})', f']({pictures}/{v})')
+    for k,v in names.items(): text = re.sub(rf'\s*!\[\w*\]\({re.escape(k)}\)\s*', f'\n\n![an image and its anomaly map]({pictures}/{v})\n\n', text)
     text = re.sub(r'\]\((?!http|nbs/|#)([\w./-]+\.ipynb)', r'](nbs/\1', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip()+'\n', {v:res['outputs'][k] for k,v in names.items()}
 

@@ -1,0 +1,89 @@
+"Small folders in every layout: smooth random pictures, some with a bright square, and what the tests of commands share."
+import csv, re
+from pathlib import Path
+
+import cv2, numpy as np, tifffile
+
+N_TRAIN,N_GOOD,N_BAD = 24,6,5 # pictures to train on, good and defective ones to test
+
+def picture(i, hw=(40,48), c=1, dtype=np.uint8):
+    "Picture number `i`: smoothed noise in the middle of the range, `h w`, or `h w c` for several channels."
+    x = np.random.default_rng(i).normal(size=(*hw, c)).astype(np.float32)
+    x = np.stack([cv2.GaussianBlur(x[...,k], (0,0), 2) for k in range(c)], -1)
+    x = np.clip(0.4 + 0.2*x/x.std()/2, 0, 0.75)
+    x = x if dtype==np.float32 else (x*np.iinfo(dtype).max).astype(dtype)
+    return x[...,0] if c==1 else x
+
+def dent(i, hw=(40,48), c=1, dtype=np.uint8):
+    "Picture number `i` with a bright square, and its mask `h w` of 0 and 255."
+    x,mask = picture(i, hw, c, dtype),np.zeros(hw, np.uint8)
+    r = np.random.default_rng(1000+i)
+    t,l = (r.integers(2, n-12) for n in hw)
+    mask[t:t+10,l:l+10] = 255
+    x[mask>0] = 1 if dtype==np.float32 else np.iinfo(dtype).max
+    return x, mask
+
+def save(path, a):
+    "Writes `a`, `h w` or `h w c` in RGB order; TIFF for what PNG cannot hold."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix=='.tif': tifffile.imwrite(path, a, photometric='rgb' if a.ndim==3 and a.shape[2]==3 else 'minisblack', **({'planarconfig':'contig'} if a.ndim==3 else {}))
+    else: assert cv2.imwrite(str(path), a[...,::-1] if a.ndim==3 else a)
+    return path
+
+def _places(layout, ext):
+    "`(kind, i) -> path` of pictures and of masks; kinds are train, good, bad."
+    n = lambda i,e=ext: f'{i:03d}.{e}'
+    if layout=='mvtec': at = dict(train='part/train/good', good='part/test/good', bad='part/test/dent'); mask = lambda i: f'part/ground_truth/dent/{i:03d}_mask.png'
+    elif layout=='btad': at = dict(train='01/train/ok', good='01/test/ok', bad='01/test/ko'); mask = lambda i: f'01/ground_truth/ko/{n(i,"png")}'
+    elif layout=='visa': at = dict(train='part/Data/Images/Normal', good='part/Data/Images/Normal', bad='part/Data/Images/Anomaly'); mask = lambda i: f'part/Data/Masks/Anomaly/{n(i,"png")}'
+    elif layout=='mtd':
+        at = dict(train='MT_Free/Imgs', good='MT_Free/Imgs', bad='MT_Crack/Imgs')
+        n = lambda i,e='jpg': f'exp{1+i%2}_num_{1000*(1+i//2)+i%2}.{e}'
+        mask = lambda i: f'MT_Crack/Imgs/{n(i,"png")}'
+    elif layout=='csv': at = dict(train='images', good='images', bad='images'); mask = lambda i: f'defects/{n(i,"png")}'
+    else: at = dict(train='good', good='good', bad='dent'); mask = lambda i: f'masks/dent/{n(i,"png")}'
+    return lambda kind,i: f'{at[kind]}/{n(i)}', mask
+
+def make_layout(root, layout, bad=N_BAD, masks=True, hw=(40,48), c=1, dtype=np.uint8, ext='png'):
+    "A folder in `layout`; pictures are numbered on through train, good and bad."
+    root = Path(root)
+    at,mask_at = _places(layout, ext)
+    rows = []
+    for i in range(N_TRAIN+N_GOOD):
+        kind = 'train' if i<N_TRAIN else 'good'
+        save(root/at(kind, i), picture(i, hw, c, dtype))
+        rows.append((at(kind, i), 0, 'good', '', kind))
+    for i in range(N_TRAIN+N_GOOD, N_TRAIN+N_GOOD+bad):
+        x,m = dent(i, hw, c, dtype)
+        save(root/at('bad', i), x)
+        if masks: save(root/mask_at(i), m)
+        rows.append((at('bad', i), 1, 'dent', mask_at(i) if masks else '', 'bad'))
+    if layout=='csv': write_csv(root/'catalog.csv', ['path','label','defect','mask','group'], [(p,y,d,m,f'part {i//2}' if not y else f'bad {i}') for i,(p,y,d,m,_) in enumerate(rows)])
+    if layout=='visa': write_csv(root/'split_csv'/'1cls.csv', ['object','split','label','image','mask'], [('part', 'train' if k=='train' else 'test', 'normal' if not y else 'anomaly', p, m) for p,y,_,m,k in rows])
+    return root
+
+def write_csv(path, head, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w', newline='') as f: csv.writer(f).writerows([head, *rows])
+    return path
+
+TINY_YAML = "data: {size: 32, workers: 0}\nmodels: {cnn_ae: {nf: 8, depth: 2}}\ntrain: {epochs: 2, bs: 8, lr: 0.005}\ndetect: {far: 0.2}\n"
+
+KEYS = 'image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_30 false_alarm_rate detection_rate target_false_alarm_rate'.split()
+
+def check_figures(m):
+    "Each figure is in [0,1], or null with a reason."
+    for k in KEYS:
+        assert k in m
+        assert m[k] is not None and 0 <= m[k] <= 1 or m[k] is None and m['why'][k], k
+    assert {'threshold','size','why','ci95','per_defect','n','schema'} <= set(m)
+    assert not [k for k in m['why'] if m.get(k) is not None]
+    for k,(lo,hi) in m['ci95'].items(): assert 0 <= lo <= m[k] <= hi <= 1, k
+
+def check_static(file):
+    "An HTML file that loads nothing."
+    t = Path(file).read_text(encoding='utf-8')
+    assert t.lstrip().lower().startswith('<!doctype html') and t.rstrip().endswith('</html>')
+    assert not [o for o in re.findall(r'''(?:src|href|data|poster|action)\s*=\s*["']?([^"'\s>]*)''', t) if not o.startswith(('data:','#'))]
+    assert not re.findall(r'@import|url\(\s*["\']?(?!data:|#)\w|<link|<iframe|fetch\(|XMLHttpRequest', t)
+    return t

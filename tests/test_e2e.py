@@ -1,0 +1,647 @@
+"The commands, from a folder to a report, and what they say to bad input."
+import json, os, pickle, re, resource, shutil, subprocess, sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import aead.cli as cli
+from aead.config import load_yaml
+
+from .makers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, check_static, dent, make_layout, picture, save, write_csv
+
+root = Path(__file__).resolve().parent.parent
+Done = namedtuple('Done', 'status out err')
+WHOLE = {'config.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','maps','report.html'}
+
+# -- fixtures
+
+@pytest.fixture
+def cmd(capsys, monkeypatch):
+    "Runs a command in this process: `cmd('train', '--out', …)` gives status, stdout and stderr."
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    def f(name, *args):
+        capsys.readouterr()
+        try: status = getattr(cli, f'aead_{name}').main([str(o) for o in args]) or 0
+        except SystemExit as e: status = e.code or 0
+        return Done(status, *capsys.readouterr())
+    return f
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory):
+    "A YAML file of settings that train in a moment."
+    p = tmp_path_factory.mktemp('cfg')/'tiny.yaml'
+    p.write_text(TINY_YAML)
+    return p
+
+@pytest.fixture(scope='session')
+def layout_folder(tmp_path_factory):
+    "Folders in any layout, each made once: `layout_folder('mvtec')`; keywords as in `make_layout`."
+    made = {}
+    def f(layout, **kw):
+        k = (layout, repr(kw))
+        if k not in made: made[k] = make_layout(tmp_path_factory.mktemp('data')/layout, layout, **kw)
+        return made[k]
+    return f
+
+@pytest.fixture(scope='session')
+def part(layout_folder): return layout_folder('folder')
+
+def train(out, data, tiny, *more, layout='folder'):
+    cli.aead_train.main([str(o) for o in ('--data', data, '--layout', layout, '--config', tiny, '--out', out, '--device', 'cpu', *more)])
+    return out
+
+@pytest.fixture(scope='session')
+def done_run(part, tiny, tmp_path_factory): return train(tmp_path_factory.mktemp('runs')/'run', part, tiny)
+
+@pytest.fixture
+def run(done_run, tmp_path): return shutil.copytree(done_run, tmp_path/'run')
+
+def tree(p): return {o.relative_to(p).as_posix(): o.read_bytes() for o in sorted(Path(p).rglob('*')) if o.is_file()} if Path(p).exists() else None
+
+def refused(res, *says, name='train', alone=True):
+    "One line on stderr that holds all of `says`, status 2, no table, no traceback."
+    lines = res.err.splitlines()
+    mine = [o for o in lines if o.startswith(f'aead_{name}: ')]
+    assert res.status==2, res
+    assert 'Traceback' not in res.err and len(mine)==1 and lines[-1]==mine[0], res.err
+    if alone: assert lines==mine, res.err
+    assert len(mine[0]) < 600 and res.out==''
+    for o in says: assert str(o).lower() in mine[0].lower(), f'{o!r} is not in {mine[0]!r}'
+    assert not re.search(r'<class |object at 0x|Error\(|NoneType|\bpandas\b|torch\.', mine[0]), mine[0]
+    return mine[0]
+
+# -- a run folder
+
+def check_run(out, extra=()):
+    out = Path(out)
+    assert {o.name for o in out.iterdir()}==WHOLE|set(extra)
+    assert not [o for o in out.rglob('.*')], 'temporary files'
+    m = json.loads((out/'metrics.json').read_text())
+    check_figures(m)
+    assert m['schema']==load_yaml(out/'config.yaml')['schema']==json.loads((out/'calibration.json').read_text())['schema']==1
+    with safe_open(out/'model.safetensors', 'pt') as f: assert f.metadata()['schema']=='1'
+    t = {o: pd.read_csv(out/f'{o}.csv', keep_default_na=False) for o in ('catalog','history','scores')}
+    assert all((o.schema==1).all() for o in t.values())
+    assert list(t['catalog'].columns[:6])==['path','label','defect','mask','group','split']
+    assert {'epoch','train_loss','valid_loss','lr','seconds'} <= set(t['history'])
+    check_scores(out, t['scores'], m)
+    assert not any(Path(o).is_absolute() for o in (*t['catalog'].path, *t['scores'].path, *t['scores']['mask']))
+    text = check_static(out/'report.html')
+    assert len(re.findall(r'data:image/', text)) >= 3
+    return m, t
+
+def check_scores(out, s, m):
+    assert {'path','label','defect','mask','group','split','score','p_value','decision'} <= set(s)
+    assert np.isfinite(s.score).all() and s.p_value.between(0, 1).all()
+    assert set(s.decision.astype(str)) <= ({'0','1'} if m['threshold'] is not None else {''})
+    if m['threshold'] is not None: assert (s.decision.astype(int)==(s.score>m['threshold'])).all()
+    test = s[s.split=='test']
+    assert len(test)==m['n']['test_good']+m['n']['test_defective'] and (test.label==1).sum()==m['n']['test_defective']
+    assert all((out/o).is_file() for o in test.amap)
+    assert len(list((out/'maps').iterdir()))==len(test)
+
+@pytest.mark.parametrize('layout', ['mvtec','visa','btad','mtd','folder','csv'])
+def test_train_in_every_layout(layout, layout_folder, tiny, tmp_path, cmd):
+    d = layout_folder(layout)
+    before = tree(d)
+    res = cmd('train', '--data', d, '--layout', layout, '--config', tiny, '--out', tmp_path/'run', '--device', 'cpu')
+    assert res.status==0 and 'Traceback' not in res.err, res.err
+    m,t = check_run(tmp_path/'run')
+    assert tree(d)==before                                      # the data is left alone
+    assert m['image_auroc']==1 and m['pixel_auroc'] > 0.8 and m['n']['test_defective']==N_BAD==m['n']['test_masks']
+    assert m['why']=={} and m['target_false_alarm_rate']==0.2 and m['size']==[32,32]
+    assert set(m['per_defect'])=={dict(mtd='crack', visa='anomaly', btad='ko').get(layout, 'dent')}
+    for o in ('image AUROC','AUPRO','false-alarm rate','report.html'): assert o in res.out
+    own = layout in ('mvtec','visa','btad')
+    assert m['split']==load_yaml(tmp_path/'run'/'config.yaml')['data']['split']==('published' if own else 'grouped')
+    c = t['catalog']
+    assert not set(c.group[c.split=='train']) & set(c.group[c.split.isin(['cal','test'])]) and not c.label[c.split=='train'].any()
+    if own: assert m['n']['test_good']==N_GOOD
+
+def test_train_on_the_embedded_data(tiny, tmp_path, cmd):
+    res = cmd('train', '--layout', 'synthetic', '--category', 'brick', '--config', tiny, '--far', '0.3', '--epochs', '1', '--size', '24', '--seed', '3', '--out', tmp_path/'run')
+    assert res.status==0, res.err
+    m,t = check_run(tmp_path/'run', ['data'])
+    assert set(t['catalog'].category)=={'brick'} and m['size']==[24,24] and m['target_false_alarm_rate']==0.3
+    assert len(t['history'])==1 and load_yaml(tmp_path/'run'/'config.yaml')['train']['seed']==3
+    assert all(o is not None for o in (m[k] for k in KEYS))
+    again = cmd('evaluate', '--run', tmp_path/'run')            # the data lies in the run; no path is needed
+    assert again.status==0
+    other = cmd('evaluate', '--run', tmp_path/'run', '--data', tmp_path/'run'/'data', '--layout', 'synthetic', '--category', 'brick', '--out', tmp_path/'other')
+    assert other.status==0, other.err
+
+def test_demo_is_a_recipe(monkeypatch, tiny, tmp_path, cmd):
+    import aead.runs as runs
+    from aead.config import make_config
+    monkeypatch.setattr(runs, 'make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
+    for _ in range(2):                                          # a demonstration may be repeated
+        res = cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu')
+        assert res.status==0, res.err
+        check_run(tmp_path/'demo', ['data'])
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'precious.txt').write_text('x')
+    refused(cmd('demo', '--out', tmp_path/'mine'), 'mine', '--out', name='demo')
+    assert tree(tmp_path/'mine')=={'precious.txt': b'x'}
+    (tmp_path/'file').write_text('x')
+    refused(cmd('demo', '--out', tmp_path/'file'), 'file', name='demo')
+
+def test_demo_stopped_before_its_first_epoch_can_be_repeated(monkeypatch, tiny, tmp_path, cmd):
+    "What it left is the embedded data alone."
+    import aead.runs as runs
+    from aead.config import make_config
+    monkeypatch.setattr(runs, 'make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
+    with monkeypatch.context() as p:
+        def stop(*a): raise KeyboardInterrupt
+        p.setattr(runs, 'save_catalog', stop); p.setattr(runs, 'save_yaml', stop)
+        assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==130
+    assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==0
+
+# -- one process for each command
+
+def script(name):
+    exe = Path(sys.executable).parent/f'aead_{name}'
+    return [str(exe)] if exe.exists() else [sys.executable, '-c', f'from aead.cli import aead_{name}; aead_{name}.main()']
+
+def process(name, *args, cwd):
+    return subprocess.run([*script(name), *map(str, args)], capture_output=True, text=True, cwd=cwd,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')])})
+
+def test_processes(part, tiny, tmp_path):
+    p = process('train', '--data', os.path.relpath(part, tmp_path), '--config', tiny, '--out', 'run', '--device', 'cpu', cwd=tmp_path)
+    assert p.returncode==0 and 'image AUROC' in p.stdout and 'epoch 1/2' in p.stderr and 'Warning' not in p.stderr, p.stderr
+    first,_ = check_run(tmp_path/'run')
+    p = process('evaluate', '--run', 'run', '--out', 'again', '--device', 'cpu', cwd=tmp_path)
+    assert p.returncode==0 and 'image AUROC' in p.stdout and 'Warning' not in p.stderr, p.stderr
+    assert json.loads((tmp_path/'again'/'metrics.json').read_text())==first
+    p = process('score', '--run', 'run', '--input', part/'dent', '--out', 'new/scores.csv', '--maps', 'heat', cwd=tmp_path)
+    assert p.returncode==0 and f'{N_BAD} images' in p.stdout and len(list((tmp_path/'heat').rglob('*.png')))==N_BAD, p.stderr
+    p = process('score', '--run', 'nowhere', '--input', part, '--out', 'x.csv', cwd=tmp_path)
+    refused(Done(p.returncode, p.stdout, p.stderr), 'nowhere', name='score')
+    p = process('demo', '--out', tmp_path/'run', cwd=tmp_path)      # the real recipe, on a folder that is taken
+    refused(Done(p.returncode, p.stdout, p.stderr), 'run', '--out', name='demo')
+    assert not (tmp_path/'x.csv').exists()
+
+@pytest.mark.parametrize('name', ['demo','train','evaluate','score'])
+def test_help(name, cmd):
+    res = cmd(name, '--help')
+    assert res.status==0 and '--out' in res.out and f'aead_{name}' in res.out and not res.err
+
+# -- less than everything
+
+def test_without_defects(layout_folder, tiny, tmp_path, cmd):
+    d = layout_folder('folder', bad=0)
+    res = cmd('train', '--data', d, '--config', tiny, '--out', tmp_path/'run')
+    assert res.status==0, res.err
+    m,_ = check_run(tmp_path/'run')
+    assert m['n']['test_defective']==0 and m['per_defect']=={} and m['false_alarm_rate'] is not None
+    for k in ('image_auroc','image_ap','image_f1_max','pixel_auroc','aupro_30','detection_rate'): assert m[k] is None and 'defect' in m['why'][k]
+    assert 'no defective' in res.out
+
+def test_flat_folder_of_good_images(tiny, tmp_path, cmd):
+    for i in range(20): save(tmp_path/'in'/f'{i}.png', picture(i))
+    assert cmd('train', '--data', tmp_path/'in', '--config', tiny, '--out', tmp_path/'run').status==0
+    check_run(tmp_path/'run')
+
+def test_without_masks(layout_folder, tiny, tmp_path, cmd):
+    d = layout_folder('folder', masks=False)
+    assert cmd('train', '--data', d, '--config', tiny, '--out', tmp_path/'run').status==0
+    m,_ = check_run(tmp_path/'run')
+    assert m['image_auroc']==1 and m['pixel_auroc'] is None and m['aupro_30'] is None and m['n']['test_masks']==0
+
+def test_too_few_parts_to_promise(part, tiny, tmp_path, cmd):
+    "A false-alarm rate that cannot be kept gives no threshold, and says why."
+    res = cmd('train', '--data', part, '--config', tiny, '--far', '0.01', '--out', tmp_path/'run')
+    assert res.status==0
+    m,t = check_run(tmp_path/'run')
+    assert m['threshold'] is None and m['false_alarm_rate'] is None and 'groups' in m['why']['detection_rate'] and m['image_auroc']==1
+    res = cmd('score', '--run', tmp_path/'run', '--input', part/'dent', '--out', tmp_path/'s.csv')
+    assert res.status==0 and pd.read_csv(tmp_path/'s.csv').decision.isna().all()
+
+def one_group(tmp_path, groups, bad=0):
+    d = make_layout(tmp_path/'data', 'csv', bad=bad)
+    t = pd.read_csv(d/'catalog.csv', keep_default_na=False)
+    t['group'] = [groups[i%len(groups)] if y==0 else f'bad {i}' for i,y in enumerate(t.label)]
+    t.to_csv(d/'catalog.csv', index=False)
+    return d
+
+def test_too_few_groups_to_hold_out(tiny, tmp_path, cmd):
+    d = one_group(tmp_path, ['only'], bad=3)
+    refused(cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--out', tmp_path/'run'), 'groups')
+    assert not (tmp_path/'run').exists()
+
+@pytest.mark.parametrize('bad', [0, 3])
+def test_no_good_test_images(bad, tiny, tmp_path, cmd):
+    "Parts whose fold is never the one tested: figures are null, or it is said before anything is trained."
+    from aead.data.catalog import group_fold
+    d = one_group(tmp_path, [g for g in map(str, range(40)) if group_fold(g)!=0][:8], bad=bad)
+    res = cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--out', tmp_path/'run')
+    if bad:
+        assert res.status==0, res.err
+        m,_ = check_run(tmp_path/'run')
+        assert m['image_auroc'] is None and m['why']['false_alarm_rate']=='no good test images' and m['detection_rate'] is not None
+    else:
+        refused(res, 'test')
+        assert not (tmp_path/'run').exists()
+
+# -- other data, and images to score
+
+def test_evaluate_on_other_data(run, layout_folder, tmp_path, cmd):
+    before = tree(run)
+    d = layout_folder('mvtec')
+    res = cmd('evaluate', '--run', run, '--data', d, '--layout', 'mvtec', '--category', 'part')
+    assert res.status==0, res.err
+    out = run/'eval-mvtec'
+    m = json.loads((out/'metrics.json').read_text())
+    check_figures(m); check_static(out/'report.html')
+    s = pd.read_csv(out/'scores.csv', keep_default_na=False)
+    check_scores(out, s, m)
+    assert m['n']['test_good']==N_GOOD and m['image_auroc']==1 and m['split']=='other data'
+    assert {k:v for k,v in tree(run).items() if not k.startswith('eval-')}==before
+    bad = layout_folder('folder', masks=False)                  # no split: all of it
+    assert cmd('evaluate', '--run', run, '--data', bad, '--out', tmp_path/'o').status==0
+    m = json.loads((tmp_path/'o'/'metrics.json').read_text())
+    assert m['n']['test_good']==N_TRAIN+N_GOOD and m['pixel_auroc'] is None and m['why']['pixel_auroc']
+
+def test_evaluate_on_good_or_bad_alone(run, tmp_path, cmd):
+    for i in range(4): save(tmp_path/'g'/f'{i}.png', picture(500+i)); save(tmp_path/'b'/f'{i}.png', dent(500+i)[0])
+    assert cmd('evaluate', '--run', run, '--data', tmp_path/'g').status==0
+    m = json.loads((run/'eval-g'/'metrics.json').read_text())
+    check_figures(m)
+    assert m['image_auroc'] is None and m['detection_rate'] is None and m['false_alarm_rate'] is not None
+    write_csv(tmp_path/'b'/'catalog.csv', ['path','label'], [(f'{i}.png', 1) for i in range(4)])
+    assert cmd('evaluate', '--run', run, '--data', tmp_path/'b', '--layout', 'csv').status==0
+    m = json.loads((run/'eval-b'/'metrics.json').read_text())
+    check_figures(m)
+    assert m['image_auroc'] is None and m['false_alarm_rate'] is None and m['detection_rate']==1
+
+def test_score(run, part, tmp_path, cmd):
+    d = tmp_path/'in'
+    for i in range(3): save(d/'a'/f'{i}.png', picture(200+i)); save(d/'b'/f'{i}.png', dent(300+i)[0])
+    save(d/'b'/'0_mask.png', np.zeros((40,48), np.uint8)); save(d/'ground_truth'/'x.png', np.zeros((40,48), np.uint8))
+    (d/'b'/'broken.png').write_text('not an image'); (d/'readme.txt').write_text('hello')
+    res = cmd('score', '--run', run, '--input', d, '--out', tmp_path/'new'/'s.csv', '--maps', tmp_path/'maps')
+    assert res.status==0 and 'warning: 1 of 7' in res.err and 'broken.png' in res.err and '2 masks' in res.err
+    t = pd.read_csv(tmp_path/'new'/'s.csv', keep_default_na=False)
+    assert list(t.columns)==['path','score','p_value','decision','error','schema'] and len(t)==7
+    bad = t[t.error!='']
+    assert len(bad)==1 and bad.path.item().endswith('broken.png') and bad.score.item()==bad.decision.item()==''
+    ok = t[t.error==''].set_index(t.path[t.error==''].map(lambda p: Path(p).relative_to(d).as_posix()))
+    assert ok.decision.loc[[f'b/{i}.png' for i in range(3)]].astype(float).eq(1).all()
+    assert ok.score.astype(float)[:3].max() < ok.score.astype(float)[3:].min()
+    assert sorted(o.relative_to(tmp_path/'maps').as_posix() for o in (tmp_path/'maps').rglob('*.png'))==sorted(ok.index)
+    from PIL import Image
+    assert Image.open(tmp_path/'maps'/'a'/'0.png').size==(48,40)
+    assert '7 images' in res.out and '1 unreadable' in res.out
+    assert cmd('score', '--run', run, '--input', d/'a'/'0.png', '--out', tmp_path/'one.csv').status==0
+    one = pd.read_csv(tmp_path/'one.csv')
+    assert len(one)==1 and np.isclose(one.score[0], float(ok.score.iloc[0]), atol=1e-5)
+
+def test_run_can_be_moved(run, part, tmp_path, cmd):
+    shutil.move(run, tmp_path/'elsewhere')
+    assert cmd('evaluate', '--run', tmp_path/'elsewhere').status==0
+
+# -- interrupted
+
+def nan_after(monkeypatch, out):
+    "From the first checkpoint on, the loss is not a number."
+    from aead.models.base import BaseAutoencoder
+    real = BaseAutoencoder.training_step
+    def f(self, *a):
+        v = real(self, *a)
+        return v*float('nan') if (out/'checkpoint.safetensors').exists() else v
+    monkeypatch.setattr(BaseAutoencoder, 'training_step', f)
+
+def test_nan_stops_and_keeps_the_checkpoint(part, tiny, tmp_path, cmd, monkeypatch):
+    out,args = tmp_path/'run',('--data', part, '--config', tiny, '--device', 'cpu')
+    with monkeypatch.context() as p:
+        nan_after(p, out)
+        refused(cmd('train', *args, '--out', out), 'nan', 'batch 0', 'epoch 1', 'learning rate', alone=False)
+    assert not (out/'model.safetensors').exists() and not (out/'metrics.json').exists()
+    assert all(torch.isfinite(v).all() for k,v in load_file(out/'checkpoint.safetensors').items() if k!='rng')
+    assert len(pd.read_csv(out/'history.csv'))==1
+    refused(cmd('train', *args, '--out', out), '--resume')
+    assert cmd('train', *args, '--out', out, '--resume').status==0
+    check_run(out)
+    assert cmd('train', *args, '--out', tmp_path/'whole').status==0
+    x,y = (load_file(o/'model.safetensors') for o in (out, tmp_path/'whole'))
+    assert all(torch.equal(x[k], y[k]) for k in x)
+
+def test_bad_learning_rate_ends_in_a_line(part, tiny, tmp_path, cmd):
+    "It learns nothing, or stops; either way without a traceback."
+    (tmp_path/'c.yaml').write_text(TINY_YAML.replace('lr: 0.005', 'lr: 9.9, clip: 0'))
+    res = cmd('train', '--data', part, '--config', tmp_path/'c.yaml', '--epochs', 8, '--out', tmp_path/'run')
+    if res.status: refused(res, 'loss became', alone=False)
+    else: check_run(tmp_path/'run')
+
+def full_disk(limit=20_000):
+    "Files cannot grow past `limit` bytes: what a full disk looks like to whoever writes."
+    class Full:
+        def __enter__(self): self.old = resource.getrlimit(resource.RLIMIT_FSIZE); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, self.old[1]))
+        def __exit__(self, *a): resource.setrlimit(resource.RLIMIT_FSIZE, self.old)
+    return Full()
+
+def test_full_disk_while_training(part, tiny, tmp_path, cmd, monkeypatch):
+    from aead.learner import Checkpoint
+    real,n,out,args = Checkpoint._write,[0],tmp_path/'run',('--data', part, '--config', tiny, '--epochs', 4, '--device', 'cpu')
+    def write(self):
+        n[0] += 1
+        if n[0]<3: return real(self)
+        with full_disk(): real(self)
+    with monkeypatch.context() as p:
+        p.setattr(Checkpoint, '_write', write)
+        refused(cmd('train', *args, '--out', out), alone=False)
+    assert n[0]==3 and not list(out.rglob('.*')) and len(pd.read_csv(out/'history.csv'))==2
+    with safe_open(out/'checkpoint.safetensors', 'pt') as f: assert json.loads(f.metadata()['run'])['epoch']==2
+    assert cmd('train', *args, '--out', out, '--resume').status==0
+    assert len(check_run(out)[1]['history'])==4
+
+def test_full_disk_while_evaluating(run, cmd, monkeypatch):
+    before = tree(run)
+    import aead.config as config
+    for last in ('scores.csv','report.html','metrics.json'):
+        real = os.replace
+        def replace(a, b):
+            if str(b).endswith(last): raise OSError(28, 'No space left on device', str(b))
+            real(a, b)
+        with monkeypatch.context() as p:
+            p.setattr(config.os, 'replace', replace)
+            refused(cmd('evaluate', '--run', run), 'space', name='evaluate')
+        assert tree(run)[last]==before[last] and set(tree(run))==set(before)
+    assert cmd('evaluate', '--run', run).status==0
+
+def test_full_disk_while_saving_the_model(part, tiny, tmp_path, cmd, monkeypatch):
+    import aead.detect as detect
+    real,out = detect.save_file,tmp_path/'run'
+    def small(*a, **k):
+        with full_disk(): return real(*a, **k)
+    with monkeypatch.context() as p:
+        p.setattr(detect, 'save_file', small)
+        refused(cmd('train', '--data', part, '--config', tiny, '--out', out), alone=False)
+    assert (out/'checkpoint.safetensors').is_file() and not (out/'model.safetensors').exists() and not list(out.rglob('.*'))
+    assert cmd('train', '--resume', '--out', out).status==0
+    check_run(out)
+
+def test_interrupted_by_hand(part, tiny, tmp_path, cmd, monkeypatch):
+    import aead.runs as runs
+    def stop(*a, **k): raise KeyboardInterrupt
+    with monkeypatch.context() as p:
+        p.setattr(runs, 'evaluate_run', stop)
+        res = cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/'run')
+        assert res.status==130 and 'Traceback' not in res.err
+    assert cmd('train', '--resume', '--out', tmp_path/'run').status==0      # no other option is needed
+    check_run(tmp_path/'run')
+
+def test_resume_with_nothing_there(tmp_path, cmd):
+    refused(cmd('train', '--resume', '--out', tmp_path/'none'), 'resume', tmp_path/'none')
+    assert not (tmp_path/'none').exists()
+
+@pytest.mark.parametrize('content', [b'', b'not a checkpoint', pickle.dumps({'a': 1}), 'cut'])
+def test_resume_from_a_broken_checkpoint(content, part, tiny, tmp_path, cmd, monkeypatch):
+    out = tmp_path/'run'
+    with monkeypatch.context() as p:
+        nan_after(p, out)
+        assert cmd('train', '--data', part, '--config', tiny, '--out', out).status==2
+    f = out/'checkpoint.safetensors'
+    f.write_bytes(f.read_bytes()[:-100] if content=='cut' else content)
+    refused(cmd('train', '--resume', '--out', out), 'checkpoint.safetensors', alone=False)
+
+# -- bad input: options and settings
+
+@pytest.mark.parametrize('args,says', [
+    (['--layout','mvtek'], ["layout","'mvtec'"]), (['--layout','folder '], ["'folder'"]), (['--layout','zzz'], ['mvtec','visa','btad','mtd','folder','csv','synthetic']),
+    (['--model','cnn_aee'], ["model","'cnn_ae'"]), (['--recipe','defualt'], ["recipe","'default'"]),
+    (['--split','groupd'], ["split","'grouped'"]), (['--fold','9'], ['fold','0','4']), (['--fold','-1'], ['fold']),
+    (['--size','0'], ['size']), (['--size','-5'], ['size']), (['--size','7'], ['size','8']), (['--size','99999'], ['size']),
+    (['--epochs','0'], ['epochs']), (['--epochs','-3'], ['epochs']), (['--far','0'], ['far','0','1']), (['--far','1'], ['far']), (['--far','-0.1'], ['far']),
+    (['--far','nan'], ['far']), (['--seed','-1'], ['seed']), (['--workers','-1'], ['workers']), (['--workers','1000'], ['workers']),
+    (['--config','nowhere.yaml'], ['nowhere.yaml']), (['--config','.'], ['settings file']), (['--data','nowhere'], ['nowhere']),
+    (['--data',__file__], ['test_e2e.py','folder']), (['--category','nope'], ['nope']), (['--device','cudda'], ['device','cudda'])])
+def test_bad_option(args, says, part, tiny, tmp_path, cmd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ['--data', part, '--config', tiny]
+    if args[0] in given: given = [o for o in given if o!=args[0] and o!=given[given.index(args[0])+1]]
+    refused(cmd('train', *given, *args, '--out', tmp_path/'run'), *says)
+    assert not (tmp_path/'run').exists()
+
+def test_no_such_gpu(part, tiny, run, tmp_path, cmd, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    if torch.version.cuda and os.path.exists('/proc/driver/nvidia'): pytest.skip('there is a GPU')
+    refused(cmd('train', '--data', part, '--config', tiny, '--device', 'cuda', '--out', tmp_path/'new'), 'cuda')
+    assert not (tmp_path/'new').exists()
+    refused(cmd('evaluate', '--run', run, '--device', 'cuda'), 'cuda', name='evaluate')
+    refused(cmd('score', '--run', run, '--input', part, '--out', tmp_path/'s.csv', '--device', 'cuda:1'), 'cuda', name='score')
+
+@pytest.mark.parametrize('text,says', [
+    ('trian: {epochs: 1}', ["'trian'","'train'"]), ('train: {epoch: 1}', ["'epoch'","'epochs'"]), ('train: {epochs: many}', ['train.epochs','many']),
+    ('train: 5', ['train','5']), ('train: {bs: 0}', ['bs']), ('train: {bs: 1.5}', ['bs']), ('train: {bs: -8}', ['bs']), ('train: {lr: .nan}', ['lr']), ('train: {lr: 0}', ['lr']),
+    ('train: {warmup: 1}', ['warmup']), ('train: {ema: 1}', ['ema']), ('data: {size: [8]}', ['size']), ('data: {size: [32, 32, 3]}', ['size']), ('data: {size: big}', ['size']),
+    ('data: {resize: squash}', ['squash','stretch']), ('data: {channels: 0}', ['channels']), ('data: {augment: {flipp: true}}', ['flipp']),
+    ('loss: {l1: 1, sim: 1}', ["'sim'","'ssim'"]), ('loss: {}', ['loss']), ('loss: {l1: -1}', ['loss']), ('loss: l1', ['loss','l1']),
+    ('detect: {maps: {ssmi: 1}}', ["'ssmi'",'ssim']), ('detect: {maps: {l1: 0}}', ['maps']), ('detect: {pool: medain}', ['medain','max']), ('detect: {top: 2}', ['top']),
+    ('detect: {far: 5}', ['far']), ('model: cnn_a', ["'cnn_a'","'cnn_ae'"]), ('model: 3', ['model','3']),
+    ('models: {cnn_ae: {nff: 8}}', ["'nff'","'nf'"]), ('models: {cnn_ae: {nf: 0}}', ['nf','0']), ('models: {cnn_ae: {depth: 9}}', ['depth']), ('models: {cnn_ae: {nf: wide}}', ['nf','wide']),
+    ('models: {cnn_aee: {nf: 8}}', ["'cnn_aee'","'cnn_ae'"]), ('models: {cnn_ae: {1: 2}}', ['1']), ('models: [1]', ['models']),
+    ('schema: 99', ['schema']), ('- a\n- b', ['table']), ('a: [1', ['YAML']), ('a: \x00', ['YAML']), ('train: {epochs: 2, epochs: 3', ['YAML'])])
+def test_bad_settings(text, says, part, tmp_path, cmd):
+    (tmp_path/'bad.yaml').write_text(text)
+    more = () if 'size' in text else ('--size', '32')           # an option would hide the file's
+    refused(cmd('train', '--data', part, *more, '--config', tmp_path/'bad.yaml', '--out', tmp_path/'run'), *says)
+    assert not (tmp_path/'run').exists()
+
+PYTHON_YAML = 'train: !!python/object/apply:os.system ["touch {0}"]\n'
+
+def test_python_in_yaml_is_not_run(part, run, tmp_path, cmd):
+    f = tmp_path/'evil.yaml'
+    f.write_text(PYTHON_YAML.format(tmp_path/'pwned'))
+    refused(cmd('train', '--data', part, '--config', f, '--out', tmp_path/'new'), 'evil.yaml')
+    shutil.copy(f, run/'config.yaml')
+    refused(cmd('evaluate', '--run', run), 'config.yaml', name='evaluate')
+    refused(cmd('score', '--run', run, '--input', part, '--out', tmp_path/'s.csv'), 'config.yaml', name='score')
+    refused(cmd('train', '--resume', '--out', run), 'config.yaml')
+    assert not (tmp_path/'pwned').exists() and not (tmp_path/'new').exists() and not (tmp_path/'s.csv').exists()
+
+@pytest.mark.parametrize('name,args', [('train', ['--nonsense']), ('train', ['--epochs','ten']), ('evaluate', ['--rum','x']), ('score', ['extra']), ('demo', ['--size','3'])])
+def test_unknown_option(name, args, cmd):
+    res = cmd(name, *args)
+    assert res.status==2 and args[0] in res.err.splitlines()[-1] and 'Traceback' not in res.err
+
+@pytest.mark.parametrize('name,args,says', [('train', [], '--out'), ('train', ['--out','x'], '--data'), ('evaluate', [], '--run'),
+                                            ('score', ['--run','x'], '--input'), ('score', ['--run','x','--input','y'], '--out')])
+def test_missing_option(name, args, says, cmd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(cmd(name, *args), says, name=name)
+    assert not list(tmp_path.iterdir())
+
+# -- bad input: data
+
+@pytest.mark.parametrize('layout,says', [('mvtec','train/good'), ('btad','train/ok'), ('visa','Data/Images/Normal'), ('mtd','MT_'), ('folder','good'), ('csv','catalog.csv'), ('synthetic','')])
+def test_layout_that_does_not_match(layout, says, tiny, tmp_path, cmd):
+    for d in ('empty','other'): (tmp_path/d).mkdir()
+    (tmp_path/'other'/'notes.txt').write_text('hello')
+    save(tmp_path/'other'/'scans'/'x.png', picture(0))
+    for d in ('other','empty'):
+        if (d,layout)==('empty','synthetic'): continue          # made there
+        before = tree(tmp_path/d)
+        line = refused(cmd('train', '--data', tmp_path/d, '--layout', layout, '--config', tiny, '--out', tmp_path/'run'), tmp_path/d)
+        assert says in line if d=='other' or layout!='folder' else 'images' in line
+        assert not (tmp_path/'run').exists() and tree(tmp_path/d)==before
+
+def test_one_bad_image_among_many(layout_folder, tiny, tmp_path, cmd):
+    d = shutil.copytree(layout_folder('folder'), tmp_path/'data')
+    (d/'good'/'text.png').write_text('this is not an image')
+    cut = (d/'good'/'000.png').read_bytes()
+    (d/'good'/'cut.png').write_bytes(cut[:len(cut)//2]); (d/'dent'/'none.png').write_bytes(b'')
+    res = cmd('train', '--data', d, '--config', tiny, '--out', tmp_path/'run', '--device', 'cpu')
+    assert res.status==0, res.err
+    assert res.err.count('warning:')==1 and 'warning: 3 of' in res.err and str(d) in res.err
+    m,t = check_run(tmp_path/'run')
+    assert m['n']['skipped']==3 and not t['catalog'].path.str.contains('text|cut|none').any()
+    assert '3 images could not be read' in (tmp_path/'run'/'report.html').read_text()
+    assert cmd('evaluate', '--run', tmp_path/'run').status==0
+    assert json.loads((tmp_path/'run'/'metrics.json').read_text())['n']['skipped']==3       # evaluating again forgets nothing
+
+def test_all_images_bad(run, tiny, tmp_path, cmd):
+    for i in range(5): (tmp_path/'data').mkdir(exist_ok=True); (tmp_path/'data'/f'{i}.png').write_text('no image')
+    refused(cmd('train', '--data', tmp_path/'data', '--config', tiny, '--out', tmp_path/'new'), 'none of the 5', '0.png')
+    refused(cmd('score', '--run', run, '--input', tmp_path/'data', '--out', tmp_path/'s.csv', '--maps', tmp_path/'maps'), 'none of the 5', '0.png', name='score')
+    refused(cmd('score', '--run', run, '--input', tmp_path/'data'/'0.png', '--out', tmp_path/'s.csv'), '0.png', name='score')
+    refused(cmd('evaluate', '--run', run, '--data', tmp_path/'data', '--out', tmp_path/'e'), 'none of the 5', name='evaluate')
+    assert not any((tmp_path/o).exists() for o in ('new','s.csv','maps','e'))
+
+def test_all_of_a_split_bad(tiny, tmp_path, cmd):
+    "Training pictures that cannot be read, among tests that can."
+    d = make_layout(tmp_path/'data', 'mvtec')
+    for o in (d/'part'/'train'/'good').iterdir(): o.write_text('no image')
+    refused(cmd('train', '--data', d, '--layout', 'mvtec', '--config', tiny, '--out', tmp_path/'run'), alone=False)
+    assert not (tmp_path/'run').exists()
+
+@pytest.mark.parametrize('how', ['size','text'])
+def test_bad_mask(how, tiny, run, tmp_path, cmd):
+    d = make_layout(tmp_path/'data', 'folder')
+    f = sorted((d/'masks'/'dent').iterdir())[0]
+    save(f, np.zeros((7,9), np.uint8)) if how=='size' else f.write_text('no mask')
+    refused(cmd('train', '--data', d, '--config', tiny, '--out', tmp_path/'new'), f.name, *(['7','9','40','48'] if how=='size' else []))
+    assert not (tmp_path/'new').exists()                        # said before hours of training
+    before = tree(run)
+    refused(cmd('evaluate', '--run', run, '--data', d, '--out', tmp_path/'e'), f.name, name='evaluate')
+    assert not (tmp_path/'e').exists() and tree(run)==before
+
+@pytest.mark.parametrize('text,says', [('', ['catalog.csv']), ('path\na.png\n', ["'label'"]), ('file,label\na.png,0\n', ["'path'"]), ('path,label\na.png,2\n', ['0','1','2']), ('path,label\n', ['catalog']),
+                                       ('path,label\na.png,0\na.png,0\n', ['twice']), ('path,label\ngone.png,0\n', ['gone.png']), ('path,label\n,0\n', []), ('path,label\na.png,0\nb.png,0,7,7\n', ['catalog.csv']),
+                                       ('path,label,mask\na.png,1,gone_mask.png\n', ['gone_mask.png']), (b'\xff\xfe\x00\x81,\x00', ['catalog.csv']),
+                                       ('path,label,split\na.png,0,trian\nb.png,0,test\n', ["trian"])])
+def test_malformed_table(text, says, tiny, tmp_path, cmd):
+    for o in 'ab': save(tmp_path/'data'/f'{o}.png', picture(0))
+    f = tmp_path/'data'/'catalog.csv'
+    f.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(cmd('train', '--data', tmp_path/'data', '--layout', 'csv', '--config', tiny, '--out', tmp_path/'run'), *says)
+    assert not (tmp_path/'run').exists()
+
+def test_two_numbers_of_channels(layout_folder, tiny, tmp_path, cmd):
+    d = shutil.copytree(layout_folder('folder'), tmp_path/'data')
+    save(d/'good'/'colour.png', picture(5, c=3))
+    refused(cmd('train', '--data', d, '--config', tiny, '--out', tmp_path/'run'), 'colour.png', 'channels')
+    assert not (tmp_path/'run').exists()
+
+# -- bad input: runs
+
+@pytest.mark.parametrize('part_of', ['config.yaml','model.safetensors','calibration.json','catalog.csv'])
+def test_run_without_a_part(part_of, run, part, tmp_path, cmd):
+    (run/part_of).unlink()
+    before = tree(run)
+    refused(cmd('evaluate', '--run', run), part_of, name='evaluate')
+    if part_of!='catalog.csv':
+        refused(cmd('score', '--run', run, '--input', part, '--out', tmp_path/'s.csv'), part_of, name='score')
+        assert not (tmp_path/'s.csv').exists()
+    assert tree(run)==before
+
+@pytest.mark.parametrize('what', ['nowhere','file','empty'])
+def test_no_run(what, part, tmp_path, cmd):
+    (tmp_path/'file').write_text('x'); (tmp_path/'empty').mkdir()
+    for name,more in (('evaluate',[]), ('score',['--input',part,'--out',tmp_path/'s.csv'])):
+        refused(cmd(name, '--run', tmp_path/what, *more), tmp_path/what, name=name)
+    assert not (tmp_path/'s.csv').exists() and not list((tmp_path/'empty').iterdir())
+
+class Evil:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return os.system, (f'touch {self.path}',)
+
+@pytest.mark.parametrize('kind', ['pickle','torch','text','empty','cut','other'])
+def test_model_that_is_none(kind, run, part, tmp_path, cmd):
+    f = run/'model.safetensors'
+    if kind=='pickle': f.write_bytes(pickle.dumps(Evil(tmp_path/'pwned')))
+    elif kind=='torch': torch.save({'a': Evil(tmp_path/'pwned')}, f)
+    elif kind=='other': save_file({'weight': torch.zeros(3)}, f)
+    else: f.write_bytes({'text': b'hello', 'empty': b'', 'cut': f.read_bytes()[:-200]}[kind])
+    before = tree(run)
+    refused(cmd('evaluate', '--run', run), 'model.safetensors', name='evaluate')
+    refused(cmd('score', '--run', run, '--input', part, '--out', tmp_path/'s.csv'), 'model.safetensors', name='score')
+    assert not (tmp_path/'pwned').exists() and not (tmp_path/'s.csv').exists() and tree(run)==before
+
+@pytest.mark.parametrize('text', ['', '{}', '[]', '{"scores": [1', '{"scores": ["a"], "groups": ["b"], "threshold": 1, "why": "", "heat_max": 1}', 'null',
+                                  '{"scores": [1.0], "groups": ["b"], "threshold": "high", "why": "", "heat_max": 1}'])
+def test_broken_calibration(text, run, part, tmp_path, cmd):
+    (run/'calibration.json').write_text(text)
+    refused(cmd('score', '--run', run, '--input', part/'dent', '--out', tmp_path/'s.csv'), 'calibration.json', name='score')
+    assert not (tmp_path/'s.csv').exists()
+
+@pytest.mark.parametrize('text', ['', 'a,b\n1,2\n', 'path,label,split\nx.png,maybe,test\n', b'\x00\xff\x81'])
+def test_broken_catalog_of_a_run(text, run, cmd):
+    (run/'catalog.csv').write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = tree(run)
+    refused(cmd('evaluate', '--run', run), 'catalog.csv', name='evaluate')
+    assert tree(run)==before
+
+def test_data_that_has_gone(tiny, tmp_path, cmd):
+    d = make_layout(tmp_path/'data', 'folder', bad=2)
+    run = train(tmp_path/'run', d, tiny, '--epochs', '1')
+    before = tree(run)
+    shutil.rmtree(d)
+    refused(cmd('evaluate', '--run', run), 'data', name='evaluate')
+    assert tree(run)==before
+
+def test_other_channels_than_the_run(run, tiny, tmp_path, cmd):
+    "A grey run reads colour as grey; five channels are an error, named."
+    x = picture(1)
+    save(tmp_path/'a'/'g.png', x); save(tmp_path/'a'/'rgb.png', np.repeat(x[...,None], 3, 2)); save(tmp_path/'a'/'five.tif', picture(2, c=5))
+    res = cmd('score', '--run', run, '--input', tmp_path/'a', '--out', tmp_path/'s.csv')
+    assert res.status==0 and 'five.tif' in res.err
+    t = pd.read_csv(tmp_path/'s.csv', keep_default_na=False).set_index('path')
+    s = lambda o: float(t.score[str(tmp_path/'a'/o)])
+    assert np.isclose(s('g.png'), s('rgb.png'), atol=1e-3) and 'channels' in t.error[str(tmp_path/'a'/'five.tif')]
+    refused(cmd('score', '--run', run, '--input', tmp_path/'a'/'five.tif', '--out', tmp_path/'t.csv'), 'five.tif', 'channels', name='score')
+
+def test_mixed_channels_for_a_run_on_five(tiny, tmp_path, cmd):
+    from aead.detect import AnomalyDetector
+    from .conftest import make_cfg
+    AnomalyDetector(make_cfg(train=dict(epochs=1)), 'cpu').fit([picture(i, c=5) for i in range(12)]).save(tmp_path/'run')
+    save(tmp_path/'in'/'a.tif', picture(50, c=5)); save(tmp_path/'in'/'b.png', picture(51)); save(tmp_path/'in'/'c.tif', picture(52, c=5))
+    res = cmd('score', '--run', tmp_path/'run', '--input', tmp_path/'in', '--out', tmp_path/'s.csv')
+    assert res.status==0 and 'b.png' in res.err, res.err
+    assert (pd.read_csv(tmp_path/'s.csv').score.notna().tolist()==[True,False,True])
+    refused(cmd('score', '--run', tmp_path/'run', '--input', tmp_path/'in'/'b.png', '--out', tmp_path/'t.csv'), 'b.png', '5', name='score')
+
+def test_nothing_to_score(run, tmp_path, cmd):
+    (tmp_path/'empty').mkdir()
+    for i,says in (('empty','no images'), ('nowhere','nowhere')):
+        refused(cmd('score', '--run', run, '--input', tmp_path/i, '--out', tmp_path/'s.csv'), says, tmp_path/i, name='score')
+    assert not (tmp_path/'s.csv').exists()
+
+# -- bad input: where to write
+
+def test_out_that_is_taken(part, tiny, tmp_path, cmd):
+    (tmp_path/'file').write_text('x'); (tmp_path/'full').mkdir(); (tmp_path/'full'/'mine.txt').write_text('x')
+    for o in ('file','full'):
+        refused(cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/o), tmp_path/o)
+    refused(cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/'file'/'run'), 'file')
+    assert tree(tmp_path)=={'file': b'x', 'full/mine.txt': b'x'}
+
+def test_place_that_cannot_be_written(run, part, tmp_path, cmd):
+    (tmp_path/'file').write_text('x'); (tmp_path/'folder').mkdir()
+    refused(cmd('score', '--run', run, '--input', part/'dent', '--out', tmp_path/'file'/'s.csv'), 'file', name='score')
+    refused(cmd('score', '--run', run, '--input', part/'dent', '--out', tmp_path/'folder'), 'folder', name='score')
+    refused(cmd('score', '--run', run, '--input', part/'dent', '--out', tmp_path/'s.csv', '--maps', tmp_path/'file'), 'file', name='score')
+    refused(cmd('evaluate', '--run', run, '--out', tmp_path/'file'), 'file', name='evaluate')
+    assert (tmp_path/'file').read_text()=='x' and not list((tmp_path/'folder').iterdir()) and not (tmp_path/'s.csv').exists()

@@ -1,0 +1,284 @@
+"Loader, model, learner and detector together, in Python."
+import json, os, signal, subprocess, sys, weakref
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, torch
+from safetensors.torch import load_file
+
+from aead.data.catalog import load_catalog, split_catalog
+from aead.data.dataset import ImageDataset, read_batches
+from aead.data.loaders import get_dls
+from aead.data.preprocessing import fit_box, read_image
+from aead.detect import AnomalyDetector, ScoringGraph, load_detector, pool_top
+from aead.learner import anomaly_learner
+from aead.models.zoo import create_autoencoder
+from aead.runs import evaluate_run, score_images, train_run
+
+from .conftest import TINY, make_cfg
+from .makers import N_BAD, N_GOOD, N_TRAIN, check_figures, dent, make_layout, picture, save
+
+close = lambda a,b,tol=1e-5: np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=tol, atol=tol)
+
+@pytest.fixture(scope='session')
+def part(tmp_path_factory):
+    "A folder of good and dented pictures, 40 by 48."
+    return make_layout(tmp_path_factory.mktemp('part'), 'folder')
+
+@pytest.fixture(scope='session')
+def det(part):
+    "A tiny detector fitted on the folder `part`."
+    return AnomalyDetector(make_cfg(data=dict(layout='folder')), 'cpu').fit(part)
+
+@pytest.fixture(scope='session')
+def run(part, tmp_path_factory):
+    "A whole run on the folder `part`."
+    out = tmp_path_factory.mktemp('runs')/'run'
+    train_run(out, make_cfg(data=dict(layout='folder', path=str(part))), device='cpu')
+    return out
+
+# -- the pieces
+
+def test_pieces_fit_together(part, tmp_path):
+    df = split_catalog(load_catalog(part), 'grouped')
+    dls = get_dls(df, 32, 8, workers=0, device='cpu')
+    x,clean,mask,valid = dls.train.one_batch()
+    assert x.shape==clean.shape==(8,1,32,32) and mask.shape==valid.shape==(8,32,32)
+    learn = anomaly_learner(dls, create_autoencoder('cnn_ae', ni=1, **TINY['cnn_ae']), lr=5e-3, path=tmp_path)
+    learn.fit_one_cycle(5)
+    h = pd.read_csv(tmp_path/'history.csv')
+    assert list(h.epoch)==list(range(5)) and h.train_loss.iloc[-1] < h.train_loss.iloc[0]
+
+    det = AnomalyDetector(make_cfg(), 'cpu').set_channels(1)
+    det.graph = ScoringGraph(learn.model.eval(), det.cfg.detect.maps).eval()
+    rows = lambda s: df[(df.split==s)&(df.label==0)].reset_index(drop=True)
+    det.graph.fit_spread((x,v) for _,(x,_,_,v) in read_batches(ImageDataset(rows('val'), 32)))
+    det.calibrate(rows('cal'), read_image)
+    res = det.predict(df[df.split=='test'])
+    good,bad = (res.score.to_numpy()[df[df.split=='test'].label==o] for o in (0,1))
+    assert good.max() < bad.min()                       # a white square on grey noise
+    assert (res.p_value.between(0, 1)).all() and res.decision[df[df.split=='test'].label.to_numpy()==1].eq(1).all()
+
+def test_learns_to_reconstruct(part):
+    "More training gives a smaller error than less; a detector that ignores its weights would not."
+    errs = []
+    for n in (1,12):
+        d = AnomalyDetector(make_cfg(data=dict(layout='folder'), train=dict(epochs=n)), 'cpu').fit(part)
+        b = next(d.scan(load_catalog(part)))
+        errs.append(np.abs(b.x-b.xr).mean())
+    assert errs[1] < 0.8*errs[0]
+
+# -- what a detector takes
+
+def test_every_kind_of_input_scores_the_same(det, part):
+    files = sorted((part/'good').glob('*.png'))[:5] + sorted((part/'dent').glob('*.png'))[:2]
+    arrays = [(read_image(o)*255).round().astype(np.uint8) for o in files]
+    want = det.predict(files)
+    assert list(want.columns)==['path','score','p_value','decision'] and len(want)==7
+    assert want.path.tolist()==[str(o) for o in files]
+    kinds = dict(strings=[str(o) for o in files], catalog=load_catalog(part).set_index('path').loc[[str(o) for o in files]].reset_index(),
+                 uint8=arrays, gray=[a[...,0] for a in arrays], stack=np.stack(arrays), uint16=[a.astype(np.uint16)*257 for a in arrays],
+                 float32=[a/np.float32(255) for a in arrays], float64=np.stack(arrays)/255.,
+                 tensors=[torch.from_numpy(a/np.float32(255)).permute(2,0,1) for a in arrays],
+                 tensor=torch.from_numpy(np.stack(arrays)/np.float32(255)).permute(0,3,1,2))
+    for k,v in kinds.items():
+        got = det.predict(v)
+        close(got.score, want.score); assert got.decision.tolist()==want.decision.tolist(), k
+    for one in (files[0], str(files[0]), arrays[0], arrays[0][...,0], kinds['tensors'][0]): close(det.predict(one).score, want.score[:1])
+    close(det.predict(part/'dent').score[:2], want.score[5:])           # a folder
+
+def test_masks_in_a_folder_are_not_scored(det, part):
+    assert len(det.predict(part))==N_TRAIN+N_GOOD+N_BAD
+
+@pytest.mark.parametrize('kind', ['uint8','uint16','float','tensor'])
+def test_fits_arrays(kind):
+    xs = [picture(i) for i in range(16)]
+    data = {'uint8': np.stack(xs)[...,None], 'uint16': [picture(i, dtype=np.uint16) for i in range(16)],
+            'float': [picture(i, dtype=np.float32) for i in range(16)], 'tensor': torch.from_numpy(np.stack(xs)/np.float32(255))[:,None]}[kind]
+    d = AnomalyDetector(make_cfg(train=dict(epochs=1)), 'cpu').fit(data)
+    res = d.predict([picture(99), dent(99)[0]])
+    assert res.score[1] > res.score[0]
+
+@pytest.mark.parametrize('bad,says', [(np.zeros((0,4)), 'h w'), (np.zeros(5), 'h w'), (np.full((8,8), 2.), '[0,1]'), (np.full((8,8), np.nan), 'finite'),
+                                      ([], 'no images'), ('nowhere.png', 'nowhere.png')])
+def test_refuses(det, bad, says):
+    with pytest.raises((ValueError, FileNotFoundError)) as e: det.predict(bad)
+    assert says in str(e.value) and '\n' not in str(e.value)
+
+def test_arrays_of_other_channels_are_treated_as_files(det, tmp_path):
+    "A grey detector reads a colour file as grey; the same pixels in memory score the same."
+    a = np.random.default_rng(0).integers(0, 255, (40,48,3), dtype=np.uint8)
+    close(det.predict(a).score, det.predict(save(tmp_path/'a.png', a)).score)
+
+def test_unfitted_detector_says_so():
+    with pytest.raises(ValueError, match='fit'): AnomalyDetector(make_cfg(), 'cpu').predict(picture(0))
+
+# -- a score depends on the image alone
+
+def with_bs(det, bs):
+    d = AnomalyDetector(replace(det.cfg, train=replace(det.cfg.train, bs=bs)), 'cpu')
+    d.graph,d.calibration,d.threshold,d.why,d.heat_max = det.graph,det.calibration,det.threshold,det.why,det.heat_max
+    return d
+
+def test_score_depends_on_neither_batch_order_nor_neighbours(det, rng):
+    xs = [picture(i) for i in range(100,111)] + [dent(i)[0] for i in range(3)]
+    want = det.predict(xs).score.to_numpy()
+    assert len(set(want.round(4)))==len(want)
+    for bs in (1,3,14,64): close(with_bs(det, bs).predict(xs).score, want)
+    order = rng.permutation(len(xs))
+    close(det.predict([xs[i] for i in order]).score, want[order])
+    for i in (0,5,13): close(det.predict([np.full((30,31), 255, np.uint8), xs[i], np.zeros((7,9), np.uint8)]).score[1], want[i])
+    assert det.predict(xs).score.tolist()==want.tolist()                # again
+
+def test_predict_evaluate_and_score_agree(run, part, tmp_path):
+    det,scores = load_detector(run, 'cpu'),pd.read_csv(run/'scores.csv')
+    got = det.predict([part/o for o in scores.path])
+    close(got.score, scores.score); close(got.p_value, scores.p_value)
+    assert got.decision.tolist()==scores.decision.tolist()
+    table = score_images(run, part, tmp_path/'s.csv', device='cpu').set_index('path')
+    close(table.score.loc[[str(part/o) for o in scores.path]], scores.score)
+    written = pd.read_csv(tmp_path/'s.csv', keep_default_na=False).set_index('path')
+    close(written.score.astype(float), table.score)
+    maps = [np.load(run/o) for o in scores.amap if isinstance(o, str) and o]
+    named = scores[scores.amap.notna()&(scores.amap!='')]
+    batch = next(with_bs(det, 64).scan(named.assign(path=[str(part/o) for o in named.path], mask='')))
+    close(maps, batch.amap, 1e-2)                                       # float16 on disk
+
+def test_evaluating_again_gives_the_same_figures(run, tmp_path):
+    before = json.loads((run/'metrics.json').read_text())
+    m = evaluate_run(run, out=tmp_path/'again', device='cpu')
+    assert {k:v for k,v in m.items() if k!='audit'}=={k:v for k,v in before.items() if k!='audit'}
+    assert pd.read_csv(tmp_path/'again'/'scores.csv').equals(pd.read_csv(run/'scores.csv'))
+    check_figures(m)
+
+# -- sizes
+
+@pytest.mark.parametrize('size,resize', [((33,47),'stretch'), ((24,40),'pad'), ((40,21),'crop'), (31,'pad')])
+def test_odd_sizes(size, resize):
+    shapes = [(40,48),(41,33),(17,90),(64,15)]
+    xs = [picture(i, shapes[i%4]) for i in range(16)]
+    d = AnomalyDetector(make_cfg(data=dict(size=size, resize=resize), train=dict(epochs=1)), 'cpu').fit(xs)
+    assert np.isfinite(d.predict(xs).score).all()
+    for x in (*xs[:4], picture(9, (9,200))):
+        m = d.score_map(x)
+        assert m.shape==x.shape and np.isfinite(m).all()
+
+def test_score_map_points_at_the_dent(det):
+    x,mask = dent(7)
+    m = det.score_map(x)
+    assert m[mask>0].mean() > 2*m[mask==0].mean() and mask.flat[m.argmax()]
+
+def test_padding_is_left_out(tmp_path):
+    xs = [picture(i, (20,60)) for i in range(16)]
+    d = AnomalyDetector(make_cfg(data=dict(size=32, resize='pad'), train=dict(epochs=1)), 'cpu').fit(xs)
+    x,mask = dent(3, (20,60))
+    save(tmp_path/'x.png', x); save(tmp_path/'m.png', mask)
+    b = next(d.scan(pd.DataFrame({'path': [str(tmp_path/'x.png')], 'mask': [str(tmp_path/'m.png')]})))
+    t,l,h,w = fit_box((20,60), (32,32))
+    inside = np.zeros((32,32), np.uint8); inside[t:t+h,l:l+w] = 1
+    assert (b.valid[0]==inside).all() and h<32
+    assert not b.amap[0][inside==0].any() and not b.mask[0][inside==0].any() and b.mask.any()
+    v = b.amap[0][inside==1]
+    k = int(np.ceil(d.cfg.detect.top*v.size))
+    close(b.score[0], np.sort(v)[-k:].mean(), 1e-4)                     # a share of what counts, not of the frame
+    far = torch.tensor(b.amap).masked_fill(torch.tensor(inside)[None]==0, 1e6)
+    close(pool_top(far, torch.tensor(b.valid).float(), d.cfg.detect.top), b.score, 1e-4)
+
+# -- saved and loaded
+
+def test_saved_and_loaded_is_identical(det, tmp_path):
+    det.save(tmp_path/'d')
+    d,xs = load_detector(tmp_path/'d', 'cpu'),[picture(50), dent(51)[0]]
+    assert d.predict(xs).equals(det.predict(xs)) and (d.score_map(xs[1])==det.score_map(xs[1])).all()
+    assert (d.threshold,d.why,d.heat_max,d.cfg)==(det.threshold,det.why,det.heat_max,det.cfg)
+    d.save(tmp_path/'e')
+    for o in ('config.yaml','calibration.json'): assert (tmp_path/'d'/o).read_bytes()==(tmp_path/'e'/o).read_bytes()
+    x,y = (load_file(tmp_path/o/'model.safetensors') for o in 'de')
+    assert set(x)==set(y) and all(torch.equal(x[k], y[k]) for k in x)
+
+def test_same_seed_same_weights(part):
+    a,b,c = (AnomalyDetector(make_cfg(data=dict(layout='folder'), train=dict(epochs=1, seed=s)), 'cpu').fit(part).graph.state_dict() for s in (0,0,1))
+    assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], c[k]) for k in a)
+
+# -- depth and channels
+
+@pytest.mark.parametrize('c,dtype,ext', [(1,np.uint16,'png'), (3,np.uint8,'png'), (3,np.uint16,'tif'), (5,np.uint16,'tif'), (5,np.uint8,'tif')])
+def test_run_on_other_depths_and_channels(tmp_path, c, dtype, ext):
+    d = make_layout(tmp_path/'data', 'folder', c=c, dtype=dtype, ext=ext)
+    m = train_run(tmp_path/'run', make_cfg(data=dict(layout='folder', path=str(d)), train=dict(epochs=2)), device='cpu')
+    check_figures(m)
+    assert m['image_auroc'] > 0.9 and (tmp_path/'run'/'report.html').is_file()
+    det = load_detector(tmp_path/'run', 'cpu')
+    assert det.cfg.models['cnn_ae']['ni']==c
+    res = score_images(tmp_path/'run', d/'dent', tmp_path/'s.csv', tmp_path/'maps', device='cpu')
+    assert len(list((tmp_path/'maps').rglob('*.png')))==N_BAD and res.error.eq('').all()
+
+def test_sixteen_bits_are_kept(tmp_path):
+    "Pictures that differ in their low bytes alone are different pictures."
+    xs = [(picture(i).astype(np.uint16)+0x4000) for i in range(16)]     # the high byte is the same everywhere
+    d = AnomalyDetector(make_cfg(train=dict(epochs=1)), 'cpu').fit(xs)
+    a = next(d.scan(pd.DataFrame({'path': [str(save(tmp_path/f'{i}.png', xs[i])) for i in (0,1)], 'mask': ''})))
+    assert len(np.unique(a.x[0])) > 50 and not np.allclose(a.x[0], a.x[1], atol=1e-5)
+
+def test_images_that_disagree_in_channels_are_named(tmp_path):
+    d = make_layout(tmp_path/'data', 'folder')
+    save(d/'good'/'colour.png', picture(77, c=3))
+    with pytest.raises(ValueError, match='channels.*colour.png'): AnomalyDetector(make_cfg(data=dict(layout='folder')), 'cpu').fit(d)
+    AnomalyDetector(make_cfg(data=dict(layout='folder', channels=1), train=dict(epochs=1)), 'cpu').fit(d)
+
+# -- memory
+
+def test_scan_keeps_a_few_batches(det, tmp_path):
+    n,bs,reads = 60,4,[]
+    d = with_bs(det, bs)
+    x = picture(0, dtype=np.float32)[...,None]
+    df = pd.DataFrame({'path': [str(i) for i in range(n)], 'mask': ''})
+    alive,done = [],0
+    for b in d.scan(df, lambda p,c=None: reads.append(p) or x):
+        alive = [o for o in alive if o() is not None] + [weakref.ref(b.amap)]
+        done += len(b.rows)
+        assert len(alive) <= 3 and len(reads)-done <= 4*bs
+    assert done==n==len(reads)
+
+# -- interrupted
+
+killed = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+import aead.config
+from aead.runs import train_run
+real,n = os.replace,[0]
+def replace(a, b):
+    n[0] += str(b).endswith('checkpoint.safetensors')
+    if n[0]==3: os.kill(os.getpid(), signal.SIGKILL)    # the third checkpoint is written, and not yet in place
+    real(a, b)
+os.replace = replace
+train_run(sys.argv[1], aead.config.config_from_dict(aead.config.load_yaml(sys.argv[2])), device='cpu')
+"""
+
+def test_killed_run_resumes_to_the_same_weights(part, tmp_path):
+    from aead.config import config_to_dict, save_yaml
+    cfg = make_cfg(data=dict(layout='folder', path=str(part)), train=dict(epochs=5))
+    save_yaml(config_to_dict(cfg), tmp_path/'c.yaml')
+    p = subprocess.run([sys.executable, '-c', killed, str(tmp_path/'killed'), str(tmp_path/'c.yaml')], capture_output=True, text=True,
+                       env={**os.environ, 'OMP_NUM_THREADS':'1', 'PYTHONPATH': str(Path(__file__).resolve().parent.parent)})
+    assert p.returncode==-signal.SIGKILL, p.stderr
+    out = tmp_path/'killed'
+    assert len(pd.read_csv(out/'history.csv'))==2 and not (out/'model.safetensors').exists() and not (out/'metrics.json').exists()
+    with pytest.raises(FileNotFoundError, match='resume'): evaluate_run(out)
+    with pytest.raises(ValueError, match='--resume'): train_run(out, cfg, device='cpu')
+    a,b = train_run(out, resume=True, device='cpu'),train_run(tmp_path/'whole', cfg, device='cpu')
+    x,y = (load_file(o/'model.safetensors') for o in (out, tmp_path/'whole'))
+    assert set(x)==set(y) and all(torch.equal(x[k], y[k]) for k in x)
+    h,g = (pd.read_csv(o/'history.csv').drop(columns='seconds') for o in (out, tmp_path/'whole'))
+    assert h.equals(g) and len(h)==5
+    same = lambda m: {k:v for k,v in m.items() if k not in ('audit',)}
+    assert same(a)==same(b)
+
+def test_resuming_a_finished_run_changes_nothing(run):
+    before = {o: o.stat().st_mtime_ns for o in run.rglob('*')}
+    train_run(run, resume=True, device='cpu')
+    assert {o: o.stat().st_mtime_ns for o in run.rglob('*')}==before
+
+def test_resuming_with_other_settings_is_refused(run, part):
+    with pytest.raises(ValueError, match='train.epochs'): train_run(run, make_cfg(data=dict(layout='folder', path=str(part)), train=dict(epochs=9)), resume=True)

@@ -1,0 +1,191 @@
+"""The contract of a model, run over every entry of `model_registry`."""
+import inspect, re
+from pathlib import Path
+
+import pytest, torch
+from safetensors.torch import load_file, save_file
+
+import aead.models.zoo
+from aead.config import Registry
+from aead.losses import MapLoss
+from aead.models.base import BaseAutoencoder, Recon, model_registry, model_settings
+from aead.models.zoo import create_autoencoder
+
+every_model = pytest.mark.parametrize('name', sorted(model_registry))
+
+def train(model, x, steps=20, lr=5e-3):
+    "Losses of a few steps on one batch; leaves the model in evaluation mode."
+    loss,opt,out = MapLoss({'l1':1., 'ssim':1.}),torch.optim.Adam(model.parameters(), lr),[]
+    model.train()
+    for _ in range(steps):
+        o = model.training_step(x, x, None, loss)
+        opt.zero_grad(); o.backward(); opt.step()
+        out.append(o.item())
+    model.eval()
+    return out
+
+@pytest.fixture
+def trained(tiny_model, pictures):
+    "A model after a few steps, so that its buffers are not what they were at the start."
+    def make(name, ni=3, hw=(32,32)):
+        torch.manual_seed(0)
+        m = tiny_model(name, ni=ni)
+        train(m, pictures(4, ni, hw), 6)
+        return m
+    return make
+
+# --- the registry
+
+def test_every_family_is_imported_by_the_zoo():
+    home = Path(aead.models.zoo.__file__).parent
+    for f in home.glob('[!_]*.py'):
+        found = re.findall(r'^@model_registry\s*\ndef (\w+)', f.read_text(), re.M)
+        assert set(found) <= set(model_registry)
+        if found and f.stem!='zoo': assert re.search(rf'\b{f.stem}\b', Path(aead.models.zoo.__file__).read_text()), f'29_models.zoo does not import {f.stem}'
+    assert isinstance(model_registry, Registry) and len(model_registry)
+
+@every_model
+def test_builder(name, tiny_model):
+    params = inspect.signature(model_registry[name]).parameters
+    assert list(params)[0]=='ni' and params['ni'].default==3
+    assert all(p.default is not p.empty and p.kind==p.POSITIONAL_OR_KEYWORD for p in params.values())
+    m = tiny_model(name)
+    assert isinstance(m, BaseAutoencoder) and m.name==name and set(m.settings)==set(params)
+
+@every_model
+def test_by_name_by_builder_and_by_class(name, tiny_model, pictures):
+    x,cls,settings = pictures(2),type(tiny_model(name)),tiny_model(name).settings
+    def make(f):
+        torch.manual_seed(1)
+        return f().eval()
+    ms = [make(lambda: create_autoencoder(name, **settings)), make(lambda: create_autoencoder(model_registry[name], **settings)),
+          make(lambda: cls({'models': {name: settings, 'other': {'x':1}}}))]
+    with torch.no_grad(): outs = [m(x) for m in ms]
+    assert all(torch.equal(outs[0], o) for o in outs) and all(m.settings==settings for m in ms)
+
+@every_model
+def test_unknown_settings_are_named(name, tiny_model):
+    cls = type(tiny_model(name))
+    for f in (lambda: create_autoencoder(name, nii=3), lambda: cls({'models': {name: {'nii':3}}}), lambda: model_settings(name, {'models': {name: {'nii':3}}})):
+        with pytest.raises(KeyError, match=f"unknown setting 'nii' of model '{name}'.*'ni'"): f()
+    with pytest.raises(KeyError, match=name): create_autoencoder(name+'x')
+
+@every_model
+def test_settings_lie_over_the_defaults(name):
+    defaults = {k:p.default for k,p in inspect.signature(model_registry[name]).parameters.items()}
+    assert model_settings(name)==defaults==model_settings(name, {})==model_settings(name, {'models': {}})
+    assert model_settings(name, {'models': {name: {'ni':5}}})=={**defaults, 'ni':5}
+
+@every_model
+@pytest.mark.parametrize('bad', [0, -1, 1.5, '3', None, True])
+def test_channels_are_a_whole_number(name, bad, tiny_model):
+    with pytest.raises(ValueError, match='ni'): tiny_model(name, ni=bad)
+
+# --- shapes
+
+@every_model
+@pytest.mark.parametrize('b', [1,3])
+@pytest.mark.parametrize('hw', [(32,32),(48,64)])
+@pytest.mark.parametrize('ni', [1,3,5])
+@pytest.mark.parametrize('mode', ['train','eval'])
+def test_keeps_shape(name, b, hw, ni, mode, tiny_model, pictures):
+    m = getattr(tiny_model(name, ni=ni), mode)()
+    x = pictures(b, ni, hw)
+    x0 = x.clone()
+    xr = m(x)
+    assert xr.shape==x.shape and xr.dtype==torch.float32 and torch.isfinite(xr).all()
+    assert torch.equal(x, x0)                      # the images are left alone
+    r = m.reconstruct(x)
+    assert isinstance(r, Recon) and r.xr.shape==x.shape
+    assert all(o.shape==(b,*hw) and torch.isfinite(o).all() for o in r.maps.values())
+    assert m.prepare(x).shape==x.shape
+
+@every_model
+@pytest.mark.parametrize('mode', ['train','eval'])
+def test_sizes_are_handled_or_refused_by_name(name, mode, tiny_model, pictures):
+    m,fit = getattr(tiny_model(name), mode)(),0
+    for hw in [(i,i) for i in range(1,21)]+[(33,47),(40,9),(9,40),(1,64),(64,1),(31,32)]:
+        x = pictures(1, 3, hw)
+        try:
+            assert m(x).shape==x.shape, hw
+            fit += 1
+        except ValueError as e:
+            assert name in str(e) and f'{hw[0]}×{hw[1]}' in str(e) and '\n' not in str(e), e
+    assert fit
+
+@every_model
+def test_refuses_what_is_no_batch_of_its_images(name, tiny_model, pictures):
+    m = tiny_model(name)
+    for x in (pictures(1)[0], pictures(1)[None]):
+        with pytest.raises(ValueError, match=f'{name}.*b c h w'): m(x)
+    for c in (1,4):
+        with pytest.raises(ValueError, match=f'{name}.*{c}'): m(pictures(1, c))
+
+# --- numbers
+
+@every_model
+def test_every_parameter_learns(name, tiny_model, pictures):
+    m = tiny_model(name).train()
+    m.training_step(pictures(4), pictures(4), None, lambda x,xr: ((x-xr)**2).mean()).backward()
+    for k,p in m.named_parameters():
+        if p.requires_grad: assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max()>0, k
+
+@every_model
+def test_evaluation_repeats_and_knows_no_neighbours(name, trained, pictures):
+    m,x = trained(name),pictures(5, seed=1)
+    before = {k:v.clone() for k,v in m.state_dict().items()}
+    torch.manual_seed(1)
+    with torch.no_grad():
+        xr = m(x)
+        torch.manual_seed(2)
+        assert torch.equal(m(x), xr)
+        alone,turned = torch.cat([m(o[None]) for o in x]),m(x.flip(0)).flip(0)
+        others = m(torch.cat([x[:1], 1-x[1:]]))[:1]
+    for o in (alone, turned): assert torch.allclose(o, xr, atol=1e-5, rtol=0)
+    assert torch.allclose(others, xr[:1], atol=1e-5, rtol=0)
+    assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items())
+    assert (xr[0]-xr[1]).abs().max()>1e-3             # and it does look at its input
+
+@every_model
+@pytest.mark.parametrize('ni', [1,3,5])
+def test_weights_survive_save_and_load(name, ni, trained, tiny_model, pictures, tmp_path):
+    m,x = trained(name, ni),pictures(2, ni, seed=1)
+    save_file({k:v.contiguous() for k,v in m.state_dict().items()}, tmp_path/'m.safetensors')
+    torch.manual_seed(99)
+    new = tiny_model(name, ni=ni).eval()
+    with torch.no_grad():
+        assert not torch.equal(new(x), m(x))
+        new.load_state_dict(load_file(tmp_path/'m.safetensors'))
+        assert torch.equal(new(x), m(x))
+
+@every_model
+def test_training_lowers_the_loss(name, tiny_model, pictures):
+    losses = train(tiny_model(name), pictures(4), 40)
+    assert losses[-1] < .6*losses[0] and all(map(torch.isfinite, torch.tensor(losses)))
+
+@every_model
+def test_training_step_compares_with_the_clean_image(name, tiny_model, pictures):
+    m,x,y = tiny_model(name).eval(),pictures(2),pictures(2, seed=1)
+    seen = []
+    with torch.no_grad(): got = m.training_step(x, y, None, lambda a,b: (seen.append((a,b)), ((a-b)**2).mean())[1])
+    a,b = seen[0]
+    with torch.no_grad(): assert torch.equal(a, m.prepare(y)) and torch.allclose(b, m(m.prepare(x)), atol=1e-6)
+    assert got.ndim==0 and torch.isclose(got, ((a-b)**2).mean())
+
+@every_model
+def test_the_loss_is_float32_under_autocast(name, tiny_model, pictures):
+    m,seen = tiny_model(name).eval(),[]
+    def loss(x, xr): seen.extend([x.dtype, xr.dtype, (x@x).dtype]); return (x-xr).abs().mean()
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16): o = m.training_step(pictures(2), pictures(2), None, loss)
+    assert set(seen)=={torch.float32} and o.dtype==torch.float32
+
+@every_model
+def test_parameter_count(name, tiny_model):
+    m = tiny_model(name)
+    want = sum(len(p.reshape(-1)) for p in m.parameters() if p.requires_grad)
+    assert m.n_params()==want>0
+    next(m.parameters()).requires_grad_(False)
+    assert m.n_params()==want-next(m.parameters()).numel() and m.n_params(trainable=False)==sum(len(p.reshape(-1)) for p in m.parameters())
+
+def test_base_alone_is_no_model():
+    with pytest.raises(KeyError): BaseAutoencoder()

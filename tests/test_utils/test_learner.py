@@ -1,0 +1,358 @@
+"""Training: the same from the same seed, exact after an interruption, averaged, clipped, and stopped by a loss that is not finite."""
+import json
+from functools import partial
+
+import numpy as np, pandas as pd, pytest, torch
+from fastai.callback.core import Callback
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from aead.config import SCHEMA
+from aead.data.dataset import ImageDataset
+from aead.data.loaders import get_dls
+from aead.learner import AnomalyLearner, Checkpoint, anomaly_learner, has_bf16, set_seed, train_model
+from aead.losses import MapLoss, l1
+
+LOSS = {'l1':1., 'ssim':1.}
+N,STEPS = 5,2 # epochs; batches of an epoch: ten images by four, the rest dropped
+
+@pytest.fixture
+def settings(cfg):
+    "Settings of a short run: `settings(ema=0)`."
+    return lambda **kw: cfg(train=dict(epochs=N, bs=4, **kw))
+
+@pytest.fixture
+def make(synth, tiny_model):
+    "A new learner: `make(path)`, `make(ema=0, clip=0, model=dict(nf=4))`."
+    def f(path=None, seed=0, augment=True, model={}, **kw):
+        set_seed(seed)
+        dls = get_dls(synth, 32, 4, augment=augment, seed=seed, workers=0, device='cpu')
+        return anomaly_learner(dls, tiny_model(**{'ni':1, **model}), **{'lr':5e-3, 'path':path, **kw})
+    return f
+
+@pytest.fixture
+def run(synth, settings):
+    "Trains by settings: `run(path, resume=True, ema=0)`."
+    return lambda path=None, resume=False, df=None, **kw: train_model(one_channel(settings(**kw)), synth if df is None else df, path, resume, 'cpu')
+
+def one_channel(cfg):
+    cfg.models['cnn_ae'] = {**cfg.models['cnn_ae'], 'ni':1}
+    return cfg
+
+def weights(model): return {k:v.clone() for k,v in model.state_dict().items()}
+def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def valid_batch(learn): return [torch.cat(o) for o in zip(*learn.dls.valid)]
+
+class Spy(Callback):
+    "Calls functions at events: `Spy(after_step=f)`; `order` says when among the others."
+    def __init__(self, order=50, **events):
+        self.order = order
+        for k,f in events.items(): setattr(self, k, partial(f, self))
+
+# --- seeds
+
+def test_same_seed_same_weights(run):
+    a = weights(run())
+    torch.rand(7); np.random.rand(3)
+    assert same(a, weights(run()))
+    b = weights(run(seed=1))
+    assert not any(torch.equal(a[k], b[k]) for k in a if k.endswith('0.weight'))
+    assert all(torch.isfinite(v).all() and v.dtype in (torch.float32, torch.int64) for v in a.values())
+
+def test_model_comes_back_ready(run):
+    m = run()
+    assert not m.training and not any(p.grad is not None and not torch.isfinite(p.grad).all() for p in m.parameters())
+
+def test_training_learns(run, tmp_path):
+    run(tmp_path)
+    h = pd.read_csv(tmp_path/'history.csv')
+    assert list(h)[:5]==['epoch','train_loss','valid_loss','lr','seconds'] and set(h.schema)=={SCHEMA}
+    assert h.epoch.tolist()==list(range(N)) and h.train_loss.iloc[-1]<h.train_loss[0]
+    assert h.lr.max()<=5e-3*(1+1e-9) and h.lr.iloc[-1]<h.lr.max() and np.isfinite(h.to_numpy()).all()
+
+# --- interruptions
+
+def interrupt(monkeypatch, after, error=KeyboardInterrupt):
+    "Stops training at the start of batch `after`, training and validation counted together."
+    real,n = AnomalyLearner._do_one_batch,[0]
+    def f(self):
+        n[0] += 1
+        if n[0]>after: raise error
+        return real(self)
+    monkeypatch.setattr(AnomalyLearner, '_do_one_batch', f)
+
+EPOCH = STEPS+1 # batches, with the one of validation
+
+@pytest.fixture
+def whole(run, tmp_path):
+    "Weights and losses of a run that nothing interrupted."
+    w = weights(run(tmp_path/'whole'))
+    return w, pd.read_csv(tmp_path/'whole'/'history.csv').drop(columns='seconds')
+
+@pytest.mark.parametrize('after', [0, 1, EPOCH-1, EPOCH, EPOCH+1, 2*EPOCH-1, 3*EPOCH+1, N*EPOCH-1])
+def test_resuming_changes_nothing(run, whole, tmp_path, monkeypatch, after):
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        interrupt(m, after)
+        run(tmp_path)
+    done = after//EPOCH
+    assert (tmp_path/'checkpoint.safetensors').exists()==(done>0)
+    if done: assert len(pd.read_csv(tmp_path/'history.csv'))==done
+    torch.rand(3); np.random.rand(3)                          # another process has other random numbers
+    assert same(weights(run(tmp_path, resume=True)), whole[0])
+    assert pd.read_csv(tmp_path/'history.csv').drop(columns='seconds').equals(whole[1])
+    assert {o.name for o in tmp_path.iterdir()}=={'checkpoint.safetensors','history.csv','whole'}
+
+def test_two_interruptions(run, whole, tmp_path, monkeypatch):
+    for n,resume in ((EPOCH+1,False), (EPOCH+2,True)):
+        with monkeypatch.context() as m, pytest.raises(RuntimeError):
+            interrupt(m, n, RuntimeError)
+            run(tmp_path, resume)
+    assert same(weights(run(tmp_path, resume=True)), whole[0])
+
+@pytest.mark.parametrize('k', [1,3])
+def test_interrupted_while_writing(run, whole, tmp_path, monkeypatch, k):
+    "The disk is full at the k-th checkpoint: the one before is whole."
+    import aead.learner
+    real,n = aead.learner.save_file,[0]
+    def half(t, p, meta):
+        n[0] += 1
+        if n[0]==k: p.write_bytes(b'half a file'); raise OSError(28, 'No space left on device')
+        return real(t, p, meta)
+    with monkeypatch.context() as m, pytest.raises(OSError):
+        m.setattr(aead.learner, 'save_file', half)
+        run(tmp_path)
+    assert not [o for o in tmp_path.iterdir() if o.name.startswith('.')]
+    assert same(weights(run(tmp_path, resume=True)), whole[0])
+
+def test_resuming_without_average_or_clipping(run, tmp_path, monkeypatch):
+    kw = dict(ema=0, clip=0, wd=0, fast=False)
+    want = weights(run(**kw))
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        interrupt(m, 2*EPOCH+1)
+        run(tmp_path, **kw)
+    assert same(weights(run(tmp_path, resume=True, **kw)), want)
+
+def test_resuming_a_run_that_has_ended(run, whole, tmp_path, monkeypatch):
+    run(tmp_path)
+    def never(self): raise AssertionError('trained again')
+    monkeypatch.setattr(AnomalyLearner, '_do_one_batch', never)
+    assert same(weights(run(tmp_path, resume=True)), whole[0])
+
+def test_resuming_from_nothing_starts(run, whole, tmp_path):
+    assert same(weights(run(tmp_path/'new', resume=True)), whole[0])
+    assert same(weights(run(None, resume=True)), whole[0])
+
+def test_a_checkpoint_of_another_model_is_refused(make, tmp_path):
+    make(tmp_path).fit_one_cycle(1)
+    learn = make(tmp_path, model=dict(nf=4))
+    before = weights(learn.model)
+    with pytest.raises(ValueError, match='does not fit this model'): learn.resume()
+    assert same(weights(learn.model), before)
+
+def test_checkpoint_holds_no_code(run, tmp_path):
+    run(tmp_path)
+    with safe_open(tmp_path/'checkpoint.safetensors', 'pt') as f: meta = json.loads(f.metadata()['run'])
+    assert meta['schema']==SCHEMA and meta['epoch']==N and len(meta['history'])==N
+
+# --- losses that are not finite
+
+def bad_loss(good, value):
+    "A loss that goes wrong after `good` calls in training."
+    f,n = MapLoss(LOSS),[0]
+    def loss(x, xr, valid=None):
+        n[0] += xr.requires_grad
+        return f(x, xr, valid)*(value if n[0]>good else 1)
+    return loss
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('good', [0, STEPS, 2*STEPS+1])
+def test_a_loss_that_is_not_finite_stops(make, tmp_path, value, good):
+    learn = make(tmp_path, loss=bad_loss(good, value))
+    epoch,batch = divmod(good, STEPS)
+    with pytest.raises(ValueError, match=f'the loss became {value} at batch {batch} of epoch {epoch}') as e: learn.fit_one_cycle(N)
+    assert ('nothing was learned' in str(e.value))==(epoch==0) and 'learning rate' in str(e.value) and '\n' not in str(e.value)
+    assert all(torch.isfinite(v).all() for v in learn.model.state_dict().values())
+    assert (tmp_path/'checkpoint.safetensors').exists()==(epoch>0)
+    if epoch:
+        t = load_file(tmp_path/'checkpoint.safetensors')
+        assert all(torch.isfinite(v).all() for v in t.values() if v.is_floating_point())
+        again = make(tmp_path)
+        assert again.resume()==epoch
+
+def test_a_validation_loss_that_is_not_finite_stops(make):
+    f = MapLoss(LOSS)
+    learn = make(loss=lambda x,xr,valid=None: f(x, xr, valid)*(1 if xr.requires_grad else float('nan')))
+    with pytest.raises(ValueError, match='the loss became nan'): learn.fit_one_cycle(2)
+
+# --- looking changes nothing
+
+def test_lr_find_leaves_no_trace(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = make()
+    plain.fit_one_cycle(2)
+    learn = make(tmp_path/'run')
+    before,at = weights(learn.model),torch.get_rng_state()
+    found = learn.lr_find(show_plot=False, num_it=12)
+    assert all(0<o<10 for o in found) and same(weights(learn.model), before)
+    assert learn.checkpoint.history==[] and not (tmp_path/'run'/'checkpoint.safetensors').exists()
+    torch.set_rng_state(at)
+    learn.fit_one_cycle(2)
+    assert same(weights(learn.model), weights(plain.model))
+    assert [o['valid_loss'] for o in learn.checkpoint.history]==[o['valid_loss'] for o in plain.checkpoint.history]
+
+def test_lr_find_after_training(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn = make(tmp_path/'run')
+    learn.fit_one_cycle(2)
+    before,raw,h = weights(learn.model),(tmp_path/'run'/'checkpoint.safetensors').read_bytes(),list(learn.checkpoint.history)
+    avg = {k:v.clone() for k,v in learn.ema.avg.items()}
+    learn.lr_find(show_plot=False, num_it=12)
+    assert same(weights(learn.model), before) and same(learn.ema.avg, avg) and learn.checkpoint.history==h
+    assert (tmp_path/'run'/'checkpoint.safetensors').read_bytes()==raw
+
+@pytest.mark.parametrize('trained', [False,True])
+def test_predictions_leave_no_trace(make, tmp_path, trained):
+    learn = make(tmp_path)
+    if trained: learn.fit_one_cycle(2)
+    before,h = weights(learn.model),list(learn.checkpoint.history)
+    raw = trained and (tmp_path/'checkpoint.safetensors').read_bytes()
+    preds = learn.get_preds()[0]
+    x = valid_batch(learn)[0]
+    learn.model.eval()
+    with torch.no_grad(): assert torch.allclose(preds, learn.model(x), atol=.05 if has_bf16(x.device) else 1e-5)
+    learn.show_results()
+    learn.validate()
+    assert same(weights(learn.model), before) and learn.checkpoint.history==h
+    if trained: assert (tmp_path/'checkpoint.safetensors').read_bytes()==raw
+
+def test_looking_between_two_fits_changes_nothing(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a,b = make(),make()
+    for o in (a,b): o.fit_one_cycle(1)
+    b.get_preds(); b.validate(); b.lr_find(show_plot=False, num_it=5)
+    for o in (a,b): o.fit_one_cycle(2)
+    assert same(weights(a.model), weights(b.model))
+
+# --- averages
+
+@pytest.mark.parametrize('decay', [0, .5, .9, .999])
+def test_the_average_by_hand(make, decay):
+    "Double precision, one weight at a time; the decay starts small: (1+n)/(10+n)."
+    seen,swaps = [],[]
+    def floats(m): return {k:v.double().clone() for k,v in m.state_dict().items() if v.is_floating_point()}
+    learn = make(ema=decay, cbs=[Spy(99, after_step=lambda s: seen.append(floats(s.model)), before_validate=lambda s: swaps.append(floats(s.model)))])
+    avg = floats(learn.model)
+    learn.fit_one_cycle(4)
+    assert len(seen)==4*STEPS
+    at_epoch = []
+    for n,w in enumerate(seen, 1):
+        d = min(decay, (1+n)/(10+n))
+        avg = {k: d*avg[k]+(1-d)*w[k] for k in w}
+        if n%STEPS==0: at_epoch.append(avg)
+    close = lambda a,b: all(torch.allclose(a[k].double(), b[k], atol=1e-5) for k in b)
+    assert close(learn.ema.avg, avg)
+    assert all(close(a, b) for a,b in zip(swaps, at_epoch))                 # validation looks at the average
+    best = int(np.argmin([o['valid_loss'] for o in learn.checkpoint.history]))
+    assert close(floats(learn.model), at_epoch[best])                       # the best epoch's is kept
+    if decay==0: assert close(floats(learn.model), seen[STEPS*(best+1)-1])
+
+def test_training_goes_on_with_the_raw_weights(make):
+    "Averaging looks on: the weights that are trained are those of a run without it."
+    runs = []
+    for decay in (0, .99):
+        seen = []
+        make(ema=decay, cbs=[Spy(99, after_step=lambda s: seen.append(weights(s.model)))]).fit_one_cycle(3)
+        runs.append(seen)
+    assert all(same(a, b) for a,b in zip(*runs))
+
+def test_validation_loss_is_that_of_the_average(make):
+    learn = make(fast=False, loss=LOSS)
+    learn.fit_one_cycle(3)
+    x,_,_,valid = valid_batch(learn)
+    with torch.no_grad(): want = MapLoss(LOSS)(x, learn.model.eval()(x), valid).item()
+    assert abs(min(o['valid_loss'] for o in learn.checkpoint.history)-want)<1e-5
+
+def test_train_loss_is_the_mean_over_images(make):
+    seen = []
+    learn = make(cbs=[Spy(after_batch=lambda s: seen.append(s.loss.item()) if s.training else None)])
+    learn.fit_one_cycle(2)
+    assert np.allclose([o['train_loss'] for o in learn.checkpoint.history], np.reshape(seen, (2,STEPS)).mean(1), atol=1e-6)
+
+# --- gradients
+
+def norm(m): return torch.stack([p.grad.norm() for p in m.parameters()]).norm().item()
+
+@pytest.mark.parametrize('clip', [0, .01, 1.])
+def test_clipping(make, clip):
+    raw,used = [],[]
+    learn = make(clip=clip, loss=lambda x,xr,valid=None: 1e3*l1(x, xr).mean(),
+                 cbs=[Spy(-99, after_backward=lambda s: raw.append(norm(s.model)), before_step=lambda s: raw.append(norm(s.model)) if not raw else None),
+                      Spy(99, before_step=lambda s: used.append(norm(s.model)))])
+    learn.fit_one_cycle(1)
+    assert len(used)==STEPS and min(used)>0
+    if clip: assert max(used)<=clip*(1+1e-4) and min(used)>.99*clip
+    else: assert min(used)>10
+
+# --- the fast path
+
+def test_without_the_fast_path(make):
+    fast,slow = make(fast=True),make(fast=False)
+    for o in (fast,slow): o.fit_one_cycle(3)
+    a,b = ([o['valid_loss'] for o in l.checkpoint.history] for l in (fast,slow))
+    assert np.allclose(a, b, rtol=.1) and not any('FastPath' in type(o).__name__ for o in slow.cbs)
+    for l in (fast,slow): assert all(p.dtype==torch.float32 for p in l.model.parameters())
+
+def test_the_fast_path_computes_the_loss_in_float32(make):
+    seen = []
+    def loss(x, xr, valid=None): seen.extend([x.dtype, xr.dtype, (x@x.transpose(-1,-2)).dtype]); return l1(x, xr).mean()
+    learn = make(loss=loss)
+    learn.fit_one_cycle(1)
+    assert set(seen)=={torch.float32} and not torch.is_autocast_enabled('cpu')
+    with pytest.raises(ValueError): make(loss=bad_loss(1, float('nan'))).fit_one_cycle(1)
+    assert not torch.is_autocast_enabled('cpu')
+
+def test_the_fast_path_sees_the_same_batches(make):
+    xs = []
+    for fast in (True,False):
+        seen = []
+        make(fast=fast, cbs=[Spy(99, before_batch=lambda s: seen.append((s.xb[0].contiguous().clone(), s.yb[0].clone())) if s.training else None)]).fit_one_cycle(2)
+        xs.append(seen)
+    assert len(xs[0])==2*STEPS and all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a,b in zip(*xs))
+
+# --- the rest of the door
+
+def test_metrics_see_the_reconstruction(make):
+    seen = []
+    def metric(xr, clean, mask, valid): seen.append((xr.shape, clean.shape, mask.shape, valid.shape)); return (xr-clean).abs().mean()
+    make(metrics=metric).fit_one_cycle(1)
+    assert set(seen)=={((2,1,32,32),(2,1,32,32),(2,32,32),(2,32,32))}
+
+def test_loss_may_be_weights_or_a_function(make):
+    a = make(loss={'l1':1.}); a.fit_one_cycle(1)
+    b = make(loss=lambda x,xr,valid=None: l1(x, xr).mean()); b.fit_one_cycle(1)
+    assert same(weights(a.model), weights(b.model))
+    with pytest.raises(KeyError, match="'l1'"): make(loss={'l3':1.})
+
+def test_history_is_kept_without_a_folder(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn = make()
+    learn.fit_one_cycle(2)
+    assert len(learn.checkpoint.history)==2 and not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('n', [3,4,5])
+def test_few_images(run, synth, n):
+    "Batch norm needs two images a batch; a handful must still train."
+    df = synth[(synth.split!='train') | (synth.groupby('split').cumcount()<n)]
+    m = run(df=df)
+    assert all(torch.isfinite(v).all() for v in m.state_dict().values())
+
+def test_padding_does_not_enter_the_loss(synth, tiny_model):
+    dls = get_dls(synth, (32,64), 4, resize='pad', augment=False, workers=0, device='cpu')
+    learn = anomaly_learner(dls, tiny_model(ni=1), {'l1':1.}, fast=False)
+    x,_,_,valid = dls.train.one_batch()
+    assert 0 < valid.mean() < 1
+    seen = []
+    f = learn.loss_func
+    learn.loss_func = lambda x,xr,valid=None: (seen.append((f(x, xr, valid), ((x-xr).abs().mean(1)*valid).sum()/valid.sum())), seen[-1][0])[1]
+    learn.fit_one_cycle(1)
+    assert seen and all(torch.isclose(a, b, atol=1e-6) for a,b in seen)
