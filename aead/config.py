@@ -37,7 +37,7 @@ class Registry(dict):
     def __call__(self, f):
         "Register `f` under its own name (a decorator)."
         name,old = f.__name__,self.get(f.__name__)
-        if old is not None and f.__module__ not in ('__main__', old.__module__):
+        if old is not None and f.__module__!=old.__module__ and '__main__' not in (f.__module__, old.__module__):
             raise ValueError(f"{self.kind} '{name}' of {f.__module__} is already taken by {old.__module__}")
         self[name] = f
         return f

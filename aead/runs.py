@@ -54,6 +54,14 @@ def load_data(
 # %% ../nbs/85_runs.ipynb #0cbd01c0
 def _log(*a): print(*a, file=sys.stderr, flush=True)
 
+def _progress(batches, n, every=10.):
+    "Passes batches on; says how far it is every ten seconds."
+    done,t0,last = 0,time.time(),time.time()
+    for b in batches:
+        yield b
+        done += len(b.rows) if hasattr(b, 'rows') else 1
+        if time.time()-last > every: last = time.time(); _log(f"{done} of {n} images, {done/(last-t0):.0f} a second")
+
 def _settle(out, cfg, resume):
     "The settings to train with: those of the run that is resumed, or `cfg` for a new folder."
     here = out/'config.yaml'
@@ -85,23 +93,20 @@ def train_run(
     out = Path(out)
     cfg = _settle(out, cfg, resume)
     if resume and (out/'metrics.json').is_file(): return json.loads((out/'metrics.json').read_text())
-    det = AnomalyDetector(cfg, device).set_channels(cfg.data.channels or 1)     # a first look at the settings, before the images
+    AnomalyDetector(cfg, device).set_channels(cfg.data.channels or 1)     # a first look at the settings, before the images
     df = load_data(cfg, out)
     cfg = replace(cfg, data=replace(cfg.data, split=resolve_split(df, cfg.data.split)))
-    df,bad = _checked(split_catalog(df, cfg.data.split, cfg.data.fold), cfg)
-    if not (out/'model.safetensors').is_file() or not (out/'calibration.json').is_file():
-        det = AnomalyDetector(cfg, device).set_channels(bad.pop('channels'))
-        save_yaml(config_to_dict(det.cfg), out/'config.yaml')
-        save_catalog(df, out/'catalog.csv', data_root(cfg, out))
-        _log(_summary(df, det.cfg))
-        det._fit(df, read_image, out, resume).save(out)
-        (out/'checkpoint.safetensors').unlink(missing_ok=True)         # five times the model, and done with
-    return evaluate_run(out, device=device, skipped=len(bad)-('channels' in bad))
+    df,channels,bad = check_images(split_catalog(df, cfg.data.split, cfg.data.fold), cfg.data.channels)
+    if not all((out/o).is_file() for o in ('model.safetensors','calibration.json')): _train(out, AnomalyDetector(cfg, device).set_channels(channels), df, resume)
+    return evaluate_run(out, device=device, skipped=len(bad))
 
-def _checked(df, cfg):
-    "Rows that can be read, and what is wrong with the others; the number of channels is put among them."
-    df,channels,bad = check_images(df, cfg.data.channels)
-    return df, {**bad, 'channels': channels}
+def _train(out, det, df, resume):
+    "The first half of a run: settings, catalog, model, calibration."
+    _log(_summary(df, det.cfg))
+    save_yaml(config_to_dict(det.cfg), out/'config.yaml')
+    save_catalog(df, out/'catalog.csv', data_root(det.cfg, out))
+    det._fit(df, read_image, out, resume).save(out)
+    (out/'checkpoint.safetensors').unlink(missing_ok=True)         # five times the model, and done with
 
 def _summary(df, cfg):
     n = df.split.value_counts()
@@ -112,7 +117,7 @@ def _summary(df, cfg):
 def _scan(det, df, pixels, maps):
     "Scores of all rows of `df`; pixel counts and map files of its test rows on the way."
     rows = []
-    for b in det.scan(df):
+    for b in _progress(det.scan(df), len(df)):
         part = df.iloc[b.rows]
         test = (part.split=='test').to_numpy()
         known = test & ((part.label==0) | (part['mask']!='')).to_numpy()     # a defect without a mask says nothing about pixels
@@ -304,14 +309,6 @@ def _write_scores(det, df, score, errors, out):
     res = pd.concat([df[['path']], res], axis=1).assign(error=[errors.get(i, '') for i in range(len(df))])
     with atomic_write(out) as p: res.assign(schema=SCHEMA).to_csv(p, index=False)
     return res
-
-def _progress(batches, n, every=10.):
-    "Passes batches on; says how far it is every ten seconds."
-    done,t0,last = 0,time.time(),time.time()
-    for b in batches:
-        yield b
-        done += len(b.rows) if hasattr(b, 'rows') else 1
-        if time.time()-last > every: last = time.time(); _log(f"{done} of {n} images, {done/(last-t0):.0f} a second")
 
 # %% ../nbs/85_runs.ipynb #262e393a
 def demo_run(

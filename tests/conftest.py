@@ -26,7 +26,7 @@ def make_cfg(**sections):
 
 def pytest_configure(config):
     "Warnings of packages that nobody here can act on."
-    for o in ("ignore:.*torch.jit.script:FutureWarning", "ignore:The 'mode.chained_assignment'"): config.addinivalue_line('filterwarnings', o)
+    for o in ("ignore:.*torch.jit.script:FutureWarning", "ignore:The 'mode.chained_assignment'", "ignore:This DataLoader will create"): config.addinivalue_line('filterwarnings', o)
 
 @pytest.fixture(autouse=True)
 def seed():

@@ -1,5 +1,5 @@
 "The commands, from a folder to a report, and what they say to bad input."
-import json, os, pickle, re, resource, shutil, subprocess, sys
+import json, os, pickle, re, shutil, subprocess, sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def refused(res, *says, name='train', alone=True):
     if alone: assert lines==mine, res.err
     assert len(mine[0]) < 600 and res.out==''
     for o in says: assert str(o).lower() in mine[0].lower(), f'{o!r} is not in {mine[0]!r}'
-    assert not re.search(r'<class |object at 0x|Error\(|NoneType|\bpandas\b|torch\.', mine[0]), mine[0]
+    assert not re.search(r'<class |object at 0x|Error\(|NoneType|\bpandas\b|torch\.|\[Errno|: \.\w', mine[0]), mine[0]
     return mine[0]
 
 # -- a run folder
@@ -107,12 +107,12 @@ def check_scores(out, s, m):
 def test_train_in_every_layout(layout, layout_folder, tiny, tmp_path, cmd):
     d = layout_folder(layout)
     before = tree(d)
-    res = cmd('train', '--data', d, '--layout', layout, '--config', tiny, '--out', tmp_path/'run', '--device', 'cpu')
+    res = cmd('train', '--data', d, '--layout', layout, '--config', tiny, '--far', '0.4', '--out', tmp_path/'run', '--device', 'cpu')
     assert res.status==0 and 'Traceback' not in res.err, res.err
     m,t = check_run(tmp_path/'run')
     assert tree(d)==before                                      # the data is left alone
     assert m['image_auroc']==1 and m['pixel_auroc'] > 0.8 and m['n']['test_defective']==N_BAD==m['n']['test_masks']
-    assert m['why']=={} and m['target_false_alarm_rate']==0.2 and m['size']==[32,32]
+    assert m['why']=={} and m['target_false_alarm_rate']==0.4 and m['size']==[32,32]
     assert set(m['per_defect'])=={dict(mtd='crack', visa='anomaly', btad='ko').get(layout, 'dent')}
     for o in ('image AUROC','AUPRO','false-alarm rate','report.html'): assert o in res.out
     own = layout in ('mvtec','visa','btad')
@@ -133,10 +133,15 @@ def test_train_on_the_embedded_data(tiny, tmp_path, cmd):
     other = cmd('evaluate', '--run', tmp_path/'run', '--data', tmp_path/'run'/'data', '--layout', 'synthetic', '--category', 'brick', '--out', tmp_path/'other')
     assert other.status==0, other.err
 
-def test_demo_is_a_recipe(monkeypatch, tiny, tmp_path, cmd):
-    import aead.runs as runs
+def tiny_demo(monkeypatch, tiny):
+    "The demonstration with a recipe and a data set that take a moment."
     from aead.config import make_config
-    monkeypatch.setattr(runs, 'make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
+    from aead.data.synthetic import make_synthetic
+    monkeypatch.setattr('aead.runs.make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
+    monkeypatch.setattr('aead.data.synthetic.make_synthetic', lambda path: make_synthetic(path, 'gravel', sz=32, n_shots=1, n_regions=20))
+
+def test_demo_is_a_recipe(monkeypatch, tiny, tmp_path, cmd):
+    tiny_demo(monkeypatch, tiny)
     for _ in range(2):                                          # a demonstration may be repeated
         res = cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu')
         assert res.status==0, res.err
@@ -149,12 +154,10 @@ def test_demo_is_a_recipe(monkeypatch, tiny, tmp_path, cmd):
 
 def test_demo_stopped_before_its_first_epoch_can_be_repeated(monkeypatch, tiny, tmp_path, cmd):
     "What it left is the embedded data alone."
-    import aead.runs as runs
-    from aead.config import make_config
-    monkeypatch.setattr(runs, 'make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
+    tiny_demo(monkeypatch, tiny)
     with monkeypatch.context() as p:
         def stop(*a): raise KeyboardInterrupt
-        p.setattr(runs, 'save_catalog', stop); p.setattr(runs, 'save_yaml', stop)
+        p.setattr('aead.runs.save_catalog', stop); p.setattr('aead.runs.save_yaml', stop)
         assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==130
     assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==0
 
@@ -177,11 +180,8 @@ def test_processes(part, tiny, tmp_path):
     assert json.loads((tmp_path/'again'/'metrics.json').read_text())==first
     p = process('score', '--run', 'run', '--input', part/'dent', '--out', 'new/scores.csv', '--maps', 'heat', cwd=tmp_path)
     assert p.returncode==0 and f'{N_BAD} images' in p.stdout and len(list((tmp_path/'heat').rglob('*.png')))==N_BAD, p.stderr
-    p = process('score', '--run', 'nowhere', '--input', part, '--out', 'x.csv', cwd=tmp_path)
-    refused(Done(p.returncode, p.stdout, p.stderr), 'nowhere', name='score')
-    p = process('demo', '--out', tmp_path/'run', cwd=tmp_path)      # the real recipe, on a folder that is taken
-    refused(Done(p.returncode, p.stdout, p.stderr), 'run', '--out', name='demo')
-    assert not (tmp_path/'x.csv').exists()
+    p = process('demo', '--help', cwd=tmp_path)                     # itself it takes a minute
+    assert p.returncode==0 and '--out' in p.stdout and not p.stderr
 
 @pytest.mark.parametrize('name', ['demo','train','evaluate','score'])
 def test_help(name, cmd):
@@ -236,7 +236,7 @@ def test_no_good_test_images(bad, tiny, tmp_path, cmd):
     "Parts whose fold is never the one tested: figures are null, or it is said before anything is trained."
     from aead.data.catalog import group_fold
     d = one_group(tmp_path, [g for g in map(str, range(40)) if group_fold(g)!=0][:8], bad=bad)
-    res = cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--out', tmp_path/'run')
+    res = cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--far', '0.4', '--out', tmp_path/'run')
     if bad:
         assert res.status==0, res.err
         m,_ = check_run(tmp_path/'run')
@@ -304,6 +304,10 @@ def test_run_can_be_moved(run, part, tmp_path, cmd):
 
 # -- interrupted
 
+class Evil:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return os.system, (f'touch {self.path}',)
+
 def nan_after(monkeypatch, out):
     "From the first checkpoint on, the loss is not a number."
     from aead.models.base import BaseAutoencoder
@@ -337,6 +341,7 @@ def test_bad_learning_rate_ends_in_a_line(part, tiny, tmp_path, cmd):
 
 def full_disk(limit=20_000):
     "Files cannot grow past `limit` bytes: what a full disk looks like to whoever writes."
+    resource = pytest.importorskip('resource')
     class Full:
         def __enter__(self): self.old = resource.getrlimit(resource.RLIMIT_FSIZE); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, self.old[1]))
         def __exit__(self, *a): resource.setrlimit(resource.RLIMIT_FSIZE, self.old)
@@ -360,7 +365,7 @@ def test_full_disk_while_training(part, tiny, tmp_path, cmd, monkeypatch):
 def test_full_disk_while_evaluating(run, cmd, monkeypatch):
     before = tree(run)
     import aead.config as config
-    for last in ('scores.csv','report.html','metrics.json'):
+    for last in ('scores.csv','metrics.json'):
         real = os.replace
         def replace(a, b):
             if str(b).endswith(last): raise OSError(28, 'No space left on device', str(b))
@@ -369,15 +374,14 @@ def test_full_disk_while_evaluating(run, cmd, monkeypatch):
             p.setattr(config.os, 'replace', replace)
             refused(cmd('evaluate', '--run', run), 'space', name='evaluate')
         assert tree(run)[last]==before[last] and set(tree(run))==set(before)
-    assert cmd('evaluate', '--run', run).status==0
 
 def test_full_disk_while_saving_the_model(part, tiny, tmp_path, cmd, monkeypatch):
-    import aead.detect as detect
-    real,out = detect.save_file,tmp_path/'run'
-    def small(*a, **k):
-        with full_disk(): return real(*a, **k)
+    from aead.detect import AnomalyDetector
+    real,out = AnomalyDetector.save,tmp_path/'run'
+    def small(self, path):
+        with full_disk(): real(self, path)
     with monkeypatch.context() as p:
-        p.setattr(detect, 'save_file', small)
+        p.setattr(AnomalyDetector, 'save', small)
         refused(cmd('train', '--data', part, '--config', tiny, '--out', out), alone=False)
     assert (out/'checkpoint.safetensors').is_file() and not (out/'model.safetensors').exists() and not list(out.rglob('.*'))
     assert cmd('train', '--resume', '--out', out).status==0
@@ -397,15 +401,18 @@ def test_resume_with_nothing_there(tmp_path, cmd):
     refused(cmd('train', '--resume', '--out', tmp_path/'none'), 'resume', tmp_path/'none')
     assert not (tmp_path/'none').exists()
 
-@pytest.mark.parametrize('content', [b'', b'not a checkpoint', pickle.dumps({'a': 1}), 'cut'])
-def test_resume_from_a_broken_checkpoint(content, part, tiny, tmp_path, cmd, monkeypatch):
+def test_resume_from_a_broken_checkpoint(part, tiny, tmp_path, cmd, monkeypatch):
     out = tmp_path/'run'
     with monkeypatch.context() as p:
         nan_after(p, out)
         assert cmd('train', '--data', part, '--config', tiny, '--out', out).status==2
     f = out/'checkpoint.safetensors'
-    f.write_bytes(f.read_bytes()[:-100] if content=='cut' else content)
+    for content in (b'', b'not a checkpoint', pickle.dumps(Evil(tmp_path/'pwned')), f.read_bytes()[:-100]):
+        f.write_bytes(content)
+        refused(cmd('train', '--resume', '--out', out), 'checkpoint.safetensors', alone=False)
+    save_file({'weight': torch.zeros(3)}, f)
     refused(cmd('train', '--resume', '--out', out), 'checkpoint.safetensors', alone=False)
+    assert not (tmp_path/'pwned').exists()
 
 # -- bad input: options and settings
 
@@ -425,19 +432,19 @@ def test_bad_option(args, says, part, tiny, tmp_path, cmd, monkeypatch):
     refused(cmd('train', *given, *args, '--out', tmp_path/'run'), *says)
     assert not (tmp_path/'run').exists()
 
-def test_no_such_gpu(part, tiny, run, tmp_path, cmd, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    if torch.version.cuda and os.path.exists('/proc/driver/nvidia'): pytest.skip('there is a GPU')
-    refused(cmd('train', '--data', part, '--config', tiny, '--device', 'cuda', '--out', tmp_path/'new'), 'cuda')
-    assert not (tmp_path/'new').exists()
-    refused(cmd('evaluate', '--run', run, '--device', 'cuda'), 'cuda', name='evaluate')
-    refused(cmd('score', '--run', run, '--input', part, '--out', tmp_path/'s.csv', '--device', 'cuda:1'), 'cuda', name='score')
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+@pytest.mark.parametrize('name', ['train','evaluate','score'])
+def test_no_such_gpu(name, part, tiny, run, tmp_path, cmd):
+    before = tree(run)
+    args = dict(train=['--data', part, '--config', tiny, '--out', tmp_path/'new'], evaluate=['--run', run], score=['--run', run, '--input', part, '--out', tmp_path/'s.csv'])[name]
+    refused(cmd(name, *args, '--device', 'cuda'), 'cuda', name=name)
+    assert not (tmp_path/'new').exists() and not (tmp_path/'s.csv').exists() and tree(run)==before
 
 @pytest.mark.parametrize('text,says', [
     ('trian: {epochs: 1}', ["'trian'","'train'"]), ('train: {epoch: 1}', ["'epoch'","'epochs'"]), ('train: {epochs: many}', ['train.epochs','many']),
-    ('train: 5', ['train','5']), ('train: {bs: 0}', ['bs']), ('train: {bs: 1.5}', ['bs']), ('train: {bs: -8}', ['bs']), ('train: {lr: .nan}', ['lr']), ('train: {lr: 0}', ['lr']),
+    ('train: 5', ['train','5']), ('train: {bs: 0}', ['bs']), ('train: {bs: 1.5}', ['bs']), ('train: {bs: -8}', ['bs']), ('train: {lr: .nan}', ['lr']), ('train: {lr: 0}', ['lr']), ('train: {lr: 12}', ['lr','10']),
     ('train: {warmup: 1}', ['warmup']), ('train: {ema: 1}', ['ema']), ('data: {size: [8]}', ['size']), ('data: {size: [32, 32, 3]}', ['size']), ('data: {size: big}', ['size']),
-    ('data: {resize: squash}', ['squash','stretch']), ('data: {channels: 0}', ['channels']), ('data: {augment: {flipp: true}}', ['flipp']),
+    ('data: {resize: squash}', ['squash','stretch']), ('data: {channels: 0}', ['channels']), ('data: {augment: {hflipp: 1}}', ["'hflipp'","'hflip'"]),
     ('loss: {l1: 1, sim: 1}', ["'sim'","'ssim'"]), ('loss: {}', ['loss']), ('loss: {l1: -1}', ['loss']), ('loss: l1', ['loss','l1']),
     ('detect: {maps: {ssmi: 1}}', ["'ssmi'",'ssim']), ('detect: {maps: {l1: 0}}', ['maps']), ('detect: {pool: medain}', ['medain','max']), ('detect: {top: 2}', ['top']),
     ('detect: {far: 5}', ['far']), ('model: cnn_a', ["'cnn_a'","'cnn_ae'"]), ('model: 3', ['model','3']),
@@ -564,10 +571,6 @@ def test_no_run(what, part, tmp_path, cmd):
         refused(cmd(name, '--run', tmp_path/what, *more), tmp_path/what, name=name)
     assert not (tmp_path/'s.csv').exists() and not list((tmp_path/'empty').iterdir())
 
-class Evil:
-    def __init__(self, path): self.path = path
-    def __reduce__(self): return os.system, (f'touch {self.path}',)
-
 @pytest.mark.parametrize('kind', ['pickle','torch','text','empty','cut','other'])
 def test_model_that_is_none(kind, run, part, tmp_path, cmd):
     f = run/'model.safetensors'
@@ -599,7 +602,7 @@ def test_data_that_has_gone(tiny, tmp_path, cmd):
     run = train(tmp_path/'run', d, tiny, '--epochs', '1')
     before = tree(run)
     shutil.rmtree(d)
-    refused(cmd('evaluate', '--run', run), 'data', name='evaluate')
+    refused(cmd('evaluate', '--run', run), tmp_path/'data', name='evaluate')
     assert tree(run)==before
 
 def test_other_channels_than_the_run(run, tiny, tmp_path, cmd):

@@ -86,9 +86,11 @@ def check_images(
 )->tuple: # catalog without unreadable images; number of channels; `{path: what is wrong}`
     "Reads every image once; warns of those that cannot be read."
     bad,seen = {},{}
-    for p in df.path:
-        try: seen.setdefault(read(p, channels).shape[-1], p)
-        except (ValueError, FileNotFoundError) as e: bad[p] = str(e)
+    for p,m in zip(df.path, df['mask']):
+        try: img = read(p, channels)
+        except (ValueError, FileNotFoundError) as e: bad[p] = str(e); continue
+        seen.setdefault(img.shape[-1], p)
+        if m: read_mask(m, img.shape[:2])
     if not seen: raise ValueError(f"none of the {len(df)} images can be read; the first: {next(iter(bad.values()), 'there is none')}")
     if len(seen)>1: raise ValueError(f"the images have different numbers of channels ({', '.join(f'{c} in {p}' for c,p in sorted(seen.items()))}); set channels to 1 or 3")
     if bad: warnings.warn(f"{len(bad)} of {len(df)} images cannot be read and are left out; the first: {next(iter(bad.values()))}", stacklevel=2)

@@ -201,12 +201,10 @@ def test_synthetic_reads_as_mvtec_and_as_csv(synth):
 
 def test_synthetic_is_the_same_for_the_same_seed(synth, tmp_path):
     kw = dict(textures='brick', sz=48, n_shots=1, n_regions=20)
-    root = Path(synth.path[0]).parents[3]
     for seed,same in ((0,True),(1,False)):
         df = make_synthetic(tmp_path/f'{seed}', **kw, seed=seed)
         a,b = ([Path(p).read_bytes() for p in o.path] for o in (df, synth))
         assert (a==b)==same
-    assert root.exists()
 
 def test_catalog_errors(made, tmp_path):
     df = load_catalog(made('folder')[0], 'folder')
@@ -365,8 +363,8 @@ def test_every_depth_and_number_of_channels(tmp_path, rng, c, dtype):
 @pytest.mark.parametrize('aug', [False,True])
 def test_sizes(tmp_path, resize, hw, aug):
     h,w = 20,50
-    draw(tmp_path/'a.png', 0, (h,w)); m = draw_mask(tmp_path/'m.png', 30, (h,w)); m0 = np.zeros_like(m); m0[8:12,22:28] = 1
-    Image.fromarray(m0*255).save(tmp_path/'m.png')                                                           # in the middle: no mode cuts it off
+    draw(tmp_path/'a.png', 0, (h,w)); m = np.zeros((h,w), np.uint8); m[8:12,22:28] = 255
+    Image.fromarray(m).save(tmp_path/'m.png')                                                           # in the middle: no mode cuts it off
     x,clean,mask,valid = ImageDataset(table([tmp_path/'a.png'], [str(tmp_path/'m.png')]), hw, resize, augment=aug)[0]
     assert x.shape==(3,*hw)==clean.shape and mask.shape==valid.shape==hw
     assert all(o.dtype==torch.float32 for o in (x,clean,mask,valid))

@@ -8,9 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from aead.config import SCHEMA
-from aead.data.dataset import ImageDataset
 from aead.data.loaders import get_dls
-from aead.learner import AnomalyLearner, Checkpoint, anomaly_learner, has_bf16, set_seed, train_model
+from aead.learner import AnomalyLearner, anomaly_learner, set_seed, train_model
 from aead.losses import MapLoss, l1
 
 LOSS = {'l1':1., 'ssim':1.}
@@ -42,6 +41,11 @@ def one_channel(cfg):
 def weights(model): return {k:v.clone() for k,v in model.state_dict().items()}
 def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 def valid_batch(learn): return [torch.cat(o) for o in zip(*learn.dls.valid)]
+
+@pytest.fixture
+def bf16(monkeypatch):
+    "The fast path takes bfloat16, even where the processor has to emulate it."
+    monkeypatch.setattr('aead.learner.has_bf16', lambda device: True)
 
 class Spy(Callback):
     "Calls functions at events: `Spy(after_step=f)`; `order` says when among the others."
@@ -211,7 +215,7 @@ def test_lr_find_after_training(make, tmp_path, monkeypatch):
     assert (tmp_path/'run'/'checkpoint.safetensors').read_bytes()==raw
 
 @pytest.mark.parametrize('trained', [False,True])
-def test_predictions_leave_no_trace(make, tmp_path, trained):
+def test_predictions_leave_no_trace(make, tmp_path, bf16, trained):
     learn = make(tmp_path)
     if trained: learn.fit_one_cycle(2)
     before,h = weights(learn.model),list(learn.checkpoint.history)
@@ -219,7 +223,8 @@ def test_predictions_leave_no_trace(make, tmp_path, trained):
     preds = learn.get_preds()[0]
     x = valid_batch(learn)[0]
     learn.model.eval()
-    with torch.no_grad(): assert torch.allclose(preds, learn.model(x), atol=.05 if has_bf16(x.device) else 1e-5)
+    assert preds.dtype==torch.float32                        # bfloat16 has no place in NumPy
+    with torch.no_grad(): assert torch.allclose(preds, learn.model(x), atol=.05)
     learn.show_results()
     learn.validate()
     assert same(weights(learn.model), before) and learn.checkpoint.history==h
@@ -284,10 +289,9 @@ def norm(m): return torch.stack([p.grad.norm() for p in m.parameters()]).norm().
 
 @pytest.mark.parametrize('clip', [0, .01, 1.])
 def test_clipping(make, clip):
-    raw,used = [],[]
+    used = []
     learn = make(clip=clip, loss=lambda x,xr,valid=None: 1e3*l1(x, xr).mean(),
-                 cbs=[Spy(-99, after_backward=lambda s: raw.append(norm(s.model)), before_step=lambda s: raw.append(norm(s.model)) if not raw else None),
-                      Spy(99, before_step=lambda s: used.append(norm(s.model)))])
+                 cbs=Spy(99, before_step=lambda s: used.append(norm(s.model))))
     learn.fit_one_cycle(1)
     assert len(used)==STEPS and min(used)>0
     if clip: assert max(used)<=clip*(1+1e-4) and min(used)>.99*clip
@@ -302,7 +306,7 @@ def test_without_the_fast_path(make):
     assert np.allclose(a, b, rtol=.1) and not any('FastPath' in type(o).__name__ for o in slow.cbs)
     for l in (fast,slow): assert all(p.dtype==torch.float32 for p in l.model.parameters())
 
-def test_the_fast_path_computes_the_loss_in_float32(make):
+def test_the_fast_path_computes_the_loss_in_float32(make, bf16):
     seen = []
     def loss(x, xr, valid=None): seen.extend([x.dtype, xr.dtype, (x@x.transpose(-1,-2)).dtype]); return l1(x, xr).mean()
     learn = make(loss=loss)
@@ -321,9 +325,9 @@ def test_the_fast_path_sees_the_same_batches(make):
 
 # --- the rest of the door
 
-def test_metrics_see_the_reconstruction(make):
+def test_metrics_see_the_reconstruction(make, bf16):
     seen = []
-    def metric(xr, clean, mask, valid): seen.append((xr.shape, clean.shape, mask.shape, valid.shape)); return (xr-clean).abs().mean()
+    def metric(xr, clean, mask, valid): seen.append((xr.shape, clean.shape, mask.shape, valid.shape)); assert xr.dtype==torch.float32; return (xr-clean).abs().mean()
     make(metrics=metric).fit_one_cycle(1)
     assert set(seen)=={((2,1,32,32),(2,1,32,32),(2,32,32),(2,32,32))}
 
@@ -331,7 +335,7 @@ def test_loss_may_be_weights_or_a_function(make):
     a = make(loss={'l1':1.}); a.fit_one_cycle(1)
     b = make(loss=lambda x,xr,valid=None: l1(x, xr).mean()); b.fit_one_cycle(1)
     assert same(weights(a.model), weights(b.model))
-    with pytest.raises(KeyError, match="'l1'"): make(loss={'l3':1.})
+    with pytest.raises(KeyError, match="unknown error map 'l3'.*l1"): make(loss={'l3':1.})
 
 def test_history_is_kept_without_a_folder(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

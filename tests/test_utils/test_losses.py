@@ -127,7 +127,7 @@ def test_ssim_is_that_of_scikit_image(seed):
     assert np.abs(got-want)[:,r:-r,r:-r].max()<1e-4 and np.abs(got).max()<=1+1e-5
     inside = slice(r,-r)
     assert np.abs(ssim(x, y)[0].numpy()-np.maximum(1-want.mean(0), 0))[inside,inside].max()<1e-4
-    assert torch.allclose(ssim_map(x, y), ssim_map(y, x), atol=1e-5)
+    assert torch.allclose(ssim_map(x, y), ssim_map(y, x), atol=5e-5)
 
 @pytest.mark.parametrize('c', [1,3])
 def test_ssim_loss(c):
