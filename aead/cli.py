@@ -15,8 +15,9 @@ from fastcore.script import anno_parser
 _user_errors = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, PermissionError, OSError)
 
 def _one_line(e):
-    "An error as one line; a KeyError's message without its quotes."
+    "An error as one line; a KeyError's message without its quotes, a system error with its file."
     text = e.args[0] if isinstance(e, KeyError) and e.args else e
+    if isinstance(e, OSError) and e.strerror: text = f"{e.strerror}: {e.filename2 or e.filename}"
     return ' '.join(str(text).split()) or type(e).__name__
 
 def _say(message, category, *a, **k): print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
@@ -86,7 +87,7 @@ def aead_train(
     _needed(out=out)
     flat = dict(path=data and os.path.abspath(data), layout=layout, category=category, model=model, split=split, fold=fold, seed=seed, size=size, epochs=epochs, far=far, workers=workers)
     asked = recipe or config or any(v is not None for v in flat.values())
-    cfg = make_config(recipe, config, **flat) if asked or not resume else None
+    cfg = make_config(recipe, config, **flat) if asked or not resume else None      # a resumed run has its settings
     m = train_run(out, cfg, resume, device)
     print(f"{format_metrics(m)}\n\nlook at {out}/report.html")
     return m

@@ -71,18 +71,19 @@ def _conform(where, name, typ, v):
     if tuple in types and type(v) is list: v = tuple(v)
     if type(v) in types: return v
     allowed = ' or '.join('null' if t is type(None) else t.__name__ for t in types)
-    raise ValueError(f"{where}.{name} must be of type {allowed}, got {v!r} ({type(v).__name__})")
+    raise ValueError(f"{where}{name} must be of type {allowed}, got {v!r} ({type(v).__name__})")
 
 class _Section:
     "Checks types on creation, then the rules of the section: `{field: (test, what it must be)}`."
     _rules = {}
     def __post_init__(self):
         where = type(self).__name__.removesuffix('Config').lower()
+        where = where and f'{where}.'
         for k,t in get_type_hints(type(self)).items():
             if not k.startswith('_'): object.__setattr__(self, k, _conform(where, k, t, getattr(self, k)))
         for k,(ok,what) in self._rules.items():
             v = getattr(self, k)
-            if v is not None and not ok(v): raise ValueError(f"{where}.{k} must be {what}, got {v!r}")
+            if v is not None and not ok(v): raise ValueError(f"{where}{k} must be {what}, got {v!r}")
 
 # %% ../nbs/00_config.ipynb #cc076b02
 def _is_size(v):
@@ -126,8 +127,8 @@ class TrainConfig(_Section):
     ema:float = 0.99 # decay a step of the averaged weights that are kept; 0: no average
     fast:bool = True # channels-last memory, and bfloat16 where the processor has it
     seed:int = 0 # of weights, order, augmentation
-    _rules = {'epochs': (lambda v: 1 <= v <= 100_000, 'at least 1'), 'bs': (lambda v: 1 <= v <= 4096, 'from 1 to 4096'),
-              'lr': (lambda v: 0 < v < 10, 'above 0'), 'warmup': (lambda v: 0 < v < 1, 'between 0 and 1'),
+    _rules = {'epochs': (lambda v: 1 <= v <= 100_000, 'from 1 to 100000'), 'bs': (lambda v: 1 <= v <= 4096, 'from 1 to 4096'),
+              'lr': (lambda v: 0 < v < 10, 'above 0 and below 10'), 'warmup': (lambda v: 0 < v < 1, 'between 0 and 1'),
               'wd': (lambda v: v >= 0, '0 or more'), 'clip': (lambda v: v >= 0, '0 or more'),
               'ema': (lambda v: 0 <= v < 1, 'from 0 to below 1'), 'seed': (lambda v: 0 <= v < 2**31, 'from 0 to 2147483647')}
 
@@ -157,7 +158,7 @@ class Config(_Section):
     loss:dict = field(default_factory=lambda: {'l1':1., 'ssim':1.}) # error maps whose weighted means are the loss
     train:TrainConfig = field(default_factory=TrainConfig) # training
     detect:DetectConfig = field(default_factory=DetectConfig) # scoring and threshold
-    _rules = {'models': (lambda v: all(isinstance(o, dict) for o in v.values()), 'settings by model name'),
+    _rules = {'models': (lambda v: all(isinstance(o, dict) and all(isinstance(k, str) for k in o) for o in v.values()), 'settings by model name'),
               'loss': (lambda v: len(v)>0 and all(type(w) in (int,float) and w>0 for w in v.values()), 'names with weights above 0')}
 
 # %% ../nbs/00_config.ipynb #3b01bf84

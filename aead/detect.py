@@ -16,16 +16,17 @@ import numpy as np, pandas as pd, torch
 from einops import rearrange, reduce
 from fastcore.basics import patch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn, Tensor
 
 from .calibration import Calibration
 from .config import SCHEMA, Config, atomic_write, config_from_dict, config_to_dict, load_yaml, make_config, nearest, save_yaml
 from .data.catalog import list_images, load_catalog, split_catalog
-from .data.dataset import ImageDataset, check_images, read_batches
+from .data.dataset import ImageDataset, check_images, read_batches, train_pipeline
 from .data.preprocessing import read_image, restore_map
+from .data import synthetic as _registers_its_layout
 from .losses import MapLoss, blur, err_maps, gaussian_window
-from .models.base import BaseAutoencoder
+from .models.base import BaseAutoencoder, model_registry, save_tensors
 from .models.zoo import create_autoencoder
 
 # %% ../nbs/50_detect.ipynb #666e1f1b
@@ -190,7 +191,8 @@ class AnomalyDetector:
         name,d = self.cfg.model,self.cfg.data
         self.cfg = replace(self.cfg, data=replace(d, channels=d.channels or (channels if channels in (1,3) else None)),
                            models={**self.cfg.models, name: {**self.cfg.models.get(name, {}), 'ni': channels}})
-        MapLoss(self.cfg.loss)
+        MapLoss(self.cfg.loss); train_pipeline(d.hw, d.resize, d.augment)
+        for k in self.cfg.models: model_registry[k]
         with torch.no_grad(): self._new_graph().eval()(torch.zeros(1, channels, *d.hw))
         return self
 
@@ -226,7 +228,8 @@ class AnomalyDetector:
 @patch
 def _dataset(self:AnomalyDetector, df, read):
     d = self.cfg.data
-    return ImageDataset(df, d.hw, d.resize, d.channels, read=read, cache_mb=0)
+    ni = d.channels or self.cfg.models.get(self.cfg.model, {}).get('ni')
+    return ImageDataset(df, d.hw, d.resize, ni, read=read, cache_mb=0)
 
 @patch
 @torch.no_grad()
@@ -297,7 +300,7 @@ def save(self:AnomalyDetector,
     path = Path(path)
     save_yaml(config_to_dict(self.cfg), path/'config.yaml')
     with atomic_write(path/'model.safetensors') as p:
-        save_file({k:v.detach().cpu().contiguous() for k,v in self.graph.state_dict().items()}, p, {'schema': str(SCHEMA), 'model': self.cfg.model})
+        save_tensors(self.graph.state_dict(), p, {'schema': str(SCHEMA), 'model': self.cfg.model})
     cal = dict(schema=SCHEMA, threshold=self.threshold, why=self.why, far=self.cfg.detect.far, heat_max=self.heat_max, **self.calibration.to_dict())
     with atomic_write(path/'calibration.json') as p: p.write_text(json.dumps(cal))
 
@@ -319,8 +322,10 @@ def load_detector(
     w,cal = _read_part(path, 'model.safetensors', load_file),_read_part(path, 'calibration.json', lambda p: json.loads(p.read_text()))
     det = AnomalyDetector(cfg, device)
     det.graph = _load_weights(det._new_graph(), w, path/'model.safetensors').eval().to(det.device)
-    try: det.calibration,det.threshold,det.why,det.heat_max = Calibration(cal['scores'], cal['groups']),cal['threshold'],cal['why'],cal['heat_max']
-    except (KeyError, TypeError) as e: raise ValueError(f"{path/'calibration.json'} lacks {e}; calibrate the run again") from None
+    try:
+        det.calibration,det.why,det.heat_max = Calibration(cal['scores'], cal['groups']),str(cal['why']),float(cal['heat_max'])
+        det.threshold = None if cal['threshold'] is None else float(cal['threshold'])
+    except (KeyError, TypeError, ValueError): raise ValueError(f"{path/'calibration.json'} is not what aead writes; calibrate the run again") from None
     return det
 
 def _load_weights(graph, w, file):

@@ -22,14 +22,13 @@ from fastai.optimizer import Adam
 from fastai.torch_core import default_device
 from fastcore.basics import patch, in_notebook
 from fastcore.foundation import L
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 
 from .config import SCHEMA, Config, atomic_write
 from .data.loaders import get_dls
 from .data.preprocessing import read_image
 from .losses import MapLoss
-from .models.base import BaseAutoencoder
+from .models.base import BaseAutoencoder, save_tensors
 from .models.zoo import create_autoencoder
 
 # %% ../nbs/40_learner.ipynb #e1ab56c9
@@ -120,10 +119,13 @@ def _pack(learn, ema, history):
     rest = dict(schema=SCHEMA, epoch=learn.epoch+1, n_epoch=learn.n_epoch, history=history, ema=dict(n=ema.n, best_loss=ema.best_loss),
                 hypers=[dict(h) for h in opt['hypers']],
                 scalars=[{k:v for k,v in s.items() if not torch.is_tensor(v)} for s in opt['state']])
-    return {k:v.detach().cpu().contiguous() for k,v in t.items()}, {'run': json.dumps(rest)}
+    return t, {'run': json.dumps(rest)}
 
 def _load_checkpoint(file):
-    with safe_open(file, 'pt') as f: return {k:f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()['run'])
+    try:
+        with safe_open(file, 'pt') as f: return {k:f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})['run'])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as e:
+        raise ValueError(f"{file} is no checkpoint of aead's and was not loaded ({type(e).__name__}); delete it to train from the start") from None
 
 def _part(t, name): return {k[len(name)+1:]:v for k,v in t.items() if k.startswith(f'{name}.')}
 
@@ -153,7 +155,7 @@ class Checkpoint(Callback):
 
     def _write(self):
         t,meta = _pack(self.learn, self.ema, self.history)
-        with atomic_write(self.path/'checkpoint.safetensors') as p: save_file(t, p, meta)
+        with atomic_write(self.path/'checkpoint.safetensors') as p: save_tensors(t, p, meta)
         with atomic_write(self.path/'history.csv') as p: pd.DataFrame(self.history).assign(schema=SCHEMA).to_csv(p, index=False)
 
 # %% ../nbs/40_learner.ipynb #12ebc28a

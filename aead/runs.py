@@ -17,6 +17,7 @@ from .config import SCHEMA, Config, atomic_write, config_from_dict, config_to_di
 from .data.catalog import audit_catalog, describe_audit, list_images, load_catalog, read_catalog, resolve_split, save_catalog, split_catalog
 from .data.dataset import check_images
 from .data.preprocessing import read_image, restore_map
+from .data.synthetic import check_texture, make_synthetic
 from .detect import AnomalyDetector, load_detector
 from .metrics import PixelMetrics, calculate_precision_recall_f1, calculate_structural_similarity, image_metrics, per_defect
 from .report import write_report
@@ -24,14 +25,6 @@ from .stats import group_bootstrap
 from .visualization import overlay, pick_examples
 
 # %% ../nbs/85_runs.ipynb #03fc62f6
-def _synthetic(path, category):
-    "The embedded data set at `path`, made if it is not there; one texture of it, or all."
-    from aead.data.synthetic import make_synthetic, textures
-    from aead.config import nearest
-    if category is not None and category not in textures: raise KeyError(f"no category '{category}' in the embedded data set.{nearest(category, list(textures))}")
-    df = make_synthetic(path)
-    return df if category is None else df[df.category==category].reset_index(drop=True)
-
 def data_root(
     cfg:Config, # settings
     run # run folder
@@ -44,12 +37,12 @@ def load_data(
     run # run folder, where the embedded data set is put
 )->pd.DataFrame: # catalog, not yet split
     "The catalog that the settings describe."
-    d = cfg.data
-    if d.layout=='synthetic' and not d.path: df = _synthetic(Path(run)/'data', d.category)
+    d,root = cfg.data,data_root(cfg, run)
+    if d.layout=='synthetic':
+        check_texture(d.category)
+        if not (root/'catalog.csv').is_file(): make_synthetic(root)
     elif not d.path: raise ValueError(f"the layout '{d.layout}' needs the folder of the data (--data)")
-    elif d.layout=='synthetic': df = _synthetic(d.path, d.category)
-    else: df = load_catalog(d.path, d.layout, d.category)
-    return df
+    return load_catalog(root, d.layout, d.category)
 
 # %% ../nbs/85_runs.ipynb #0cbd01c0
 def _log(*a): print(*a, file=sys.stderr, flush=True)
@@ -66,7 +59,8 @@ def _settle(out, cfg, resume):
     "The settings to train with: those of the run that is resumed, or `cfg` for a new folder."
     here = out/'config.yaml'
     if not resume:
-        if out.exists() and (not out.is_dir() or any(o.name!='data' for o in out.iterdir())): raise ValueError(f"{out} is not empty; go on with it (--resume) or choose another folder (--out)")
+        if out.is_file(): raise ValueError(f"{out} is a file; choose another folder (--out)")
+        if out.exists() and any(o.name!='data' and o.name[0]!='.' for o in out.iterdir()): raise ValueError(f"{out} is not empty; go on with it (--resume) or choose another folder (--out)")
         return cfg or make_config()
     if not here.is_file(): raise FileNotFoundError(f"there is nothing to resume: {here} does not exist")
     old = config_from_dict(load_yaml(here))
@@ -92,13 +86,20 @@ def train_run(
     "Trains, calibrates and evaluates: from a folder of images to `report.html`."
     out = Path(out)
     cfg = _settle(out, cfg, resume)
-    if resume and (out/'metrics.json').is_file(): return json.loads((out/'metrics.json').read_text())
+    if resume and (out/'metrics.json').is_file(): return _read_metrics(out)
     AnomalyDetector(cfg, device).set_channels(cfg.data.channels or 1)     # a first look at the settings, before the images
     df = load_data(cfg, out)
     cfg = replace(cfg, data=replace(cfg.data, split=resolve_split(df, cfg.data.split)))
     df,channels,bad = check_images(split_catalog(df, cfg.data.split, cfg.data.fold), cfg.data.channels)
+    _check_whole(df)
+    for o in out.glob('.*.*') if resume else (): o.unlink()          # what a killed process was writing
     if not all((out/o).is_file() for o in ('model.safetensors','calibration.json')): _train(out, AnomalyDetector(cfg, device).set_channels(channels), df, resume)
     return evaluate_run(out, device=device, skipped=len(bad))
+
+def _check_whole(df):
+    "Complains before training of what would fail after it."
+    for s in ('train','val','cal','test'):
+        if s not in set(df.split): raise ValueError(f"no readable image is left for '{s}'; add images, or choose another split or fold")
 
 def _train(out, det, df, resume):
     "The first half of a run: settings, catalog, model, calibration."
@@ -182,6 +183,10 @@ def get_metrics(
 def _mean(s): return float(s.mean()) if len(s) else None
 
 # %% ../nbs/85_runs.ipynb #9a73f81b
+def _read_metrics(run):
+    try: return json.loads((run/'metrics.json').read_text())
+    except ValueError: raise ValueError(f"{run/'metrics.json'} is not what aead writes; delete it and evaluate the run again") from None
+
 def _examples(det, t, n=4):
     "Images, reconstructions and maps of the test images that tell most, by kind."
     out = {}
@@ -212,7 +217,7 @@ def evaluate_run(
     category:str|None=None, # one category of `data`
     out=None, # where to write; None: the run folder, or for other data `RUN/eval-<name>`
     device=None, # where to compute; None: a GPU if there is one
-    skipped:int=0 # images already found unreadable
+    skipped:int|None=None # images already found unreadable; None: as many as at the last evaluation
 )->dict: # the figures, as in `metrics.json`
     "Scores the test images and writes `scores.csv`, `maps/`, `metrics.json` and `report.html`."
     run = Path(run)
@@ -224,6 +229,7 @@ def evaluate_run(
     else:
         scanned,skipped = _test_rows(data, layout, category, det)
         df,audit,out = scanned,None,Path(out or run/f'eval-{Path(data).resolve().name}')
+    if skipped is None: skipped = _read_metrics(run)['n']['skipped'] if (run/'metrics.json').is_file() else 0
     pixels = PixelMetrics()
     scored = _scan(det, scanned, pixels, out/'maps')
     metrics = {**get_metrics(pd.concat([df[df.split=='train'], scored]), det, pixels, skipped), 'split': det.cfg.data.split if data is None else 'other data', 'audit': audit}
@@ -317,7 +323,8 @@ def demo_run(
 )->dict: # the figures
     "Trains and evaluates on the embedded data set."
     out,cfg = Path(out),make_config('demo')
-    if out.exists() and any(out.iterdir()):
+    if out.is_file(): raise ValueError(f"{out} is a file; choose another folder (--out)")
+    if out.exists() and any(o.name!='data' and o.name[0]!='.' for o in out.iterdir()):
         try: _same_settings(config_from_dict(load_yaml(out/'config.yaml')), cfg)
         except (ValueError, KeyError, FileNotFoundError): raise ValueError(f"{out} holds something else than a demonstration; choose another folder (--out)") from None
         shutil.rmtree(out)

@@ -12,8 +12,8 @@ __all__ = ['columns', 'layouts', 'good_names', 'splits', 'list_images', 'mvtec',
 import hashlib, warnings
 from pathlib import Path
 
-import numpy as np, pandas as pd
-from PIL import Image
+import numpy as np, pandas as pd, tifffile
+from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import gaussian_filter
 
 from ..config import Registry, atomic_write, nearest, SCHEMA
@@ -152,6 +152,16 @@ def folder(path, # folder of good images, or of folders of good and bad images
     return _table([(p, k, '' if k=='good' else _folder_mask(p, root), p.relative_to(root).as_posix(), '') for p,k in zip(images, kinds)])
 
 # %% ../../nbs/10_data.catalog.ipynb #cabf5bf5
+def _read_table(file, **kw):
+    "A CSV file that has at least `path` and `label`."
+    try: df = pd.read_csv(file, keep_default_na=False, **kw)
+    except ValueError as e: raise ValueError(f"{file} is not a table: {' '.join(str(e).split())}") from None
+    for c in ('path','label'):
+        if c not in df: raise ValueError(f"{file} has no column '{c}'; it has {', '.join(map(str, df.columns))}")
+    odd = sorted(set(df.label.astype(str))-{'0','1'})
+    if odd: raise ValueError(f"{file}: labels must be 0 (good) or 1 (defective), got {', '.join(odd)[:60]}")
+    return df
+
 def _fill(df):
     "Columns that a table may leave out."
     df = df.assign(label=df.label.astype(int))
@@ -168,10 +178,7 @@ def csv(path, # a CSV file, or a folder with a `catalog.csv`
     "A table with the columns `path` (relative to it) and `label`, and any of `defect`, `mask`, `group`, `split`."
     file = Path(path)/'catalog.csv' if Path(path).is_dir() else Path(path)
     if not file.is_file(): raise FileNotFoundError(f"no table at {file}")
-    df = pd.read_csv(file, dtype=str, keep_default_na=False)
-    for c in ('path','label'):
-        if c not in df: raise ValueError(f"{file} has no column '{c}'; it has {', '.join(df.columns)}")
-    if not set(df.label) <= {'0','1'}: raise ValueError(f"{file}: labels must be 0 (good) or 1 (defective), got {', '.join(sorted(set(df.label)))[:60]}")
+    df = _read_table(file, dtype=str)
     if category is not None: df = _one_category(df, category, file)
     df = _fill(df)
     return df.assign(path=_resolve(df.path, file.parent), mask=_resolve(df['mask'], file.parent))
@@ -262,6 +269,8 @@ def check_catalog(
     for c in columns:
         if c not in df: raise ValueError(f"a catalog needs the columns {', '.join(columns)}; '{c}' is missing")
     if df.empty: raise ValueError("the catalog has no images")
+    odd = sorted(set(df.split)-{'train','val','cal','test',''})
+    if odd: raise ValueError(f"unknown split '{odd[0]}' in the catalog; a split is train, val, cal, test or empty")
     twice = df.path[df.path.duplicated()]
     if len(twice): raise ValueError(f"{len(twice)} images are listed twice, such as {twice.iloc[0]}")
     lost = [o for c in ('path','mask') for o in df[c] if o and not Path(o).is_file()]
@@ -294,7 +303,7 @@ def read_catalog(
 )->pd.DataFrame: # catalog with absolute paths
     "Reads a catalog back."
     if not Path(file).is_file(): raise FileNotFoundError(f"no catalog at {file}")
-    df = _fill(pd.read_csv(file, keep_default_na=False, dtype={o:str for o in columns if o!='label'}).drop(columns='schema', errors='ignore'))
+    df = _fill(_read_table(file, dtype={o:str for o in columns if o!='label'}).drop(columns='schema', errors='ignore'))
     return df.assign(path=_resolve(df.path, Path(root)), mask=_resolve(df['mask'], Path(root)))
 
 # %% ../../nbs/10_data.catalog.ipynb #58e30510
@@ -370,12 +379,19 @@ def resolve_split(
     return 'published' if 'train' in set(df.split) else 'grouped'
 
 # %% ../../nbs/10_data.catalog.ipynb #860beaf2
+def _gray(path):
+    "An image as one channel; of a TIFF that Pillow does not read, the mean of its channels."
+    try:
+        with Image.open(path) as im: return im.convert('F' if im.mode.startswith('I') else 'L')
+    except UnidentifiedImageError: a = tifffile.imread(path).astype(np.float32)
+    return Image.fromarray(a.mean(int(np.argmin(a.shape))) if a.ndim==3 else a)
+
 def thumbnail(
     path, # image file
     side:int=32 # pixels
 )->np.ndarray: # `side side` float32, zero mean, low frequencies removed, clipped to two standard deviations
     "What is left of an image when its shading and its size are taken away."
-    with Image.open(path) as im: x = np.asarray(im.convert('F' if im.mode.startswith('I') else 'L').resize((side,side), Image.BOX), np.float32)
+    x = np.asarray(_gray(path).resize((side,side), Image.BOX), np.float32)
     flat = lambda x: x - x.mean(0, keepdims=True) - x.mean(1, keepdims=True) + x.mean()
     x = flat(x)
     x = flat(x - gaussian_filter(x, 2))

@@ -12,7 +12,7 @@ from aead.data.catalog import (audit_catalog, check_catalog, columns, describe_a
 from aead.data.dataset import ImageDataset, check_images, read_batches
 from aead.data.loaders import get_dls
 from aead.data.preprocessing import read_image, read_mask
-from aead.data.synthetic import make_synthetic
+from aead.data.synthetic import make_synthetic, plan_synthetic, synthetic_images
 
 # --- a tiny folder in every layout; each returns `{path: (defect, mask or None)}`, the truth
 
@@ -84,7 +84,14 @@ def mask_of(root, p):
     p = Path(p)
     return p.with_suffix('.png') if p.suffix=='.jpg' else root/'ground_truth'/'dent'/f'{p.stem}_mask.png'
 
-makers = dict(mvtec=like_mvtec, btad=like_btad, visa=like_visa, mtd=like_mtd, folder=like_folder, csv=like_csv)
+def like_synthetic(root):
+    "The truth comes from the plan, not from what was written."
+    kw = dict(textures='brick', sz=48, n_shots=1, n_regions=12)
+    make_synthetic(root, **kw)
+    plan = plan_synthetic(**kw)
+    return {str(root/o.path): (o.defect, m if o.label else None) for o,(_,m) in zip(plan.itertuples(), synthetic_images(plan, 48))}
+
+makers = dict(synthetic=like_synthetic, mvtec=like_mvtec, btad=like_btad, visa=like_visa, mtd=like_mtd, folder=like_folder, csv=like_csv)
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
@@ -132,7 +139,7 @@ def test_layout_names_what_a_wrong_folder_lacks(layout, tmp_path):
     assert layout in str(e.value) and str(tmp_path/'stuff') in str(e.value) and '\n' not in str(e.value)
     with pytest.raises(FileNotFoundError, match='nowhere'): load_catalog(tmp_path/'nowhere', layout)
     if layout!='csv':
-        with pytest.raises(ValueError, match='is a file'): load_catalog(tmp_path/'stuff'/'readme.txt', layout)
+        with pytest.raises((ValueError, FileNotFoundError), match='readme.txt'): load_catalog(tmp_path/'stuff'/'readme.txt', layout)
 
 @pytest.mark.parametrize('layout', ['mvtec','btad','visa'])
 def test_layout_with_categories(layout, made, tmp_path):
@@ -460,6 +467,8 @@ def test_batches_skip_and_report_bad_files(damaged, bs):
     assert '2.png' in str(bad[2]) and '5.png' in str(bad[5]) and 'm.png' in str(bad[6])
 
 def test_check_images_leaves_bad_ones_out(damaged):
+    with pytest.raises(ValueError, match='m.png'): check_images(damaged)     # a mask that does not fit is no accident of one file
+    damaged['mask'] = ''
     with pytest.warns(UserWarning, match='2 of 8 images'): df,c,bad = check_images(damaged)
     assert c==3 and list(bad)==[damaged.path[2], damaged.path[5]]
     assert df.path.tolist()==damaged.path.drop([2,5]).tolist() and df.index.tolist()==list(range(6))

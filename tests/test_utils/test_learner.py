@@ -360,3 +360,28 @@ def test_padding_does_not_enter_the_loss(synth, tiny_model):
     learn.loss_func = lambda x,xr,valid=None: (seen.append((f(x, xr, valid), ((x-xr).abs().mean(1)*valid).sum()/valid.sum())), seen[-1][0])[1]
     learn.fit_one_cycle(1)
     assert seen and all(torch.isclose(a, b, atol=1e-6) for a,b in seen)
+
+def test_every_epoch_has_its_own_order_and_augmentation(make):
+    "As the loader gives them when asked by number; a resumed run asks for the right ones."
+    for augment in (False,True):
+        seen = []
+        learn = make(augment=augment, cbs=Spy(99, before_batch=lambda s: seen.append(s.yb[0].clone()) if s.training else None))
+        learn.fit_one_cycle(3)
+        for k in range(3):
+            learn.dls.train.set_epoch(k)
+            assert all(torch.equal(a, b[0]) for a,b in zip(seen[k*STEPS:], learn.dls.train))
+        assert len({o.numpy().tobytes() for o in seen})==3*STEPS
+
+def test_random_numbers_go_on_where_they_stopped(make, tmp_path):
+    "A loss that draws them, as a model with noise or dropout would."
+    def loss(x, xr, valid=None): return l1(x+.1*torch.randn_like(x), xr).mean()
+    whole = make(loss=loss)
+    whole.fit_one_cycle(4)
+    def stop(s):
+        if s.epoch==2: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): make(tmp_path, loss=loss, cbs=Spy(before_epoch=stop)).fit_one_cycle(4)
+    learn = make(tmp_path, loss=loss, seed=0)
+    torch.rand(9)
+    assert (start := learn.resume())==2
+    learn.fit_one_cycle(4, start_epoch=start)
+    assert same(weights(learn.model), weights(whole.model))
