@@ -129,7 +129,7 @@ class TrainConfig(_Section):
     seed:int = 0 # of weights, order, augmentation
     _rules = {'epochs': (lambda v: 1 <= v <= 100_000, 'from 1 to 100000'), 'bs': (lambda v: 1 <= v <= 4096, 'from 1 to 4096'),
               'lr': (lambda v: 0 < v < 10, 'above 0 and below 10'), 'warmup': (lambda v: 0 < v < 1, 'between 0 and 1'),
-              'wd': (lambda v: v >= 0, '0 or more'), 'clip': (lambda v: v >= 0, '0 or more'),
+              'wd': (lambda v: 0 <= v < 10, 'from 0 to below 10'), 'clip': (lambda v: 0 <= v < float('inf'), '0 or more, and finite'),
               'ema': (lambda v: 0 <= v < 1, 'from 0 to below 1'), 'seed': (lambda v: 0 <= v < 2**31, 'from 0 to 2147483647')}
 
 # %% ../nbs/00_config.ipynb #079c0dd2
@@ -144,7 +144,7 @@ class DetectConfig(_Section):
     _rules = {'sigma': (lambda v: 0 <= v <= 100, 'from 0 to 100 pixels'), 'far': (lambda v: 0 < v < 1, 'between 0 and 1'),
               'top': (lambda v: 0 < v <= 1, 'a share above 0, at most 1'),
               'pool': (lambda v: v in ('max','mean','top'), "'max', 'mean' or 'top'"),
-              'maps': (lambda v: len(v)>0 and all(type(w) in (int,float) and w>0 for w in v.values()), 'names with weights above 0')}
+              'maps': (lambda v: len(v)>0 and all(type(w) in (int,float) and 0 < w < float('inf') for w in v.values()), 'names with weights above 0')}
 
 # %% ../nbs/00_config.ipynb #7fdf52c9
 _sections = {'data': DataConfig, 'train': TrainConfig, 'detect': DetectConfig}
@@ -159,7 +159,7 @@ class Config(_Section):
     train:TrainConfig = field(default_factory=TrainConfig) # training
     detect:DetectConfig = field(default_factory=DetectConfig) # scoring and threshold
     _rules = {'models': (lambda v: all(isinstance(o, dict) and all(isinstance(k, str) for k in o) for o in v.values()), 'settings by model name'),
-              'loss': (lambda v: len(v)>0 and all(type(w) in (int,float) and w>0 for w in v.values()), 'names with weights above 0')}
+              'loss': (lambda v: len(v)>0 and all(type(w) in (int,float) and 0 < w < float('inf') for w in v.values()), 'names with weights above 0')}
 
 # %% ../nbs/00_config.ipynb #3b01bf84
 def _known(d, names, where):

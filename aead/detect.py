@@ -23,7 +23,7 @@ from .calibration import Calibration
 from .config import SCHEMA, Config, atomic_write, config_from_dict, config_to_dict, load_yaml, make_config, nearest, save_yaml
 from .data.catalog import list_images, load_catalog, split_catalog
 from .data.dataset import ImageDataset, check_images, read_batches, train_pipeline
-from .data.preprocessing import read_image, restore_map
+from .data.preprocessing import read_image, restore_map, to_channels
 from .data import synthetic as _registers_its_layout
 from .losses import MapLoss, blur, err_maps, gaussian_window
 from .models.base import BaseAutoencoder, model_registry, save_tensors
@@ -130,7 +130,7 @@ def _array_table(images):
     images = [_as_image(o) for o in images]
     df = pd.DataFrame({'path': [f'image {i}' for i in range(len(images))], 'label': 0, 'defect': 'good', 'mask': '', 'split': ''})
     at = dict(zip(df.path, images))
-    return df.assign(group=df.path), lambda p,c=None: at[p]
+    return df.assign(group=df.path), lambda p,c=None: to_channels(at[p], c, p)
 
 def _path_table(paths):
     "A table of image files; folders are searched, masks passed over."
@@ -269,6 +269,7 @@ def decide(self:AnomalyDetector,
 )->pd.DataFrame: # `score`, `p_value`, `decision` (1 defect, 0 good, missing without a threshold)
     "p-values and decisions of scores."
     s = np.asarray(scores, dtype=float)
+    if np.isnan(s).any(): raise ValueError(f"{int(np.isnan(s).sum())} of {len(s)} scores are not a number; the model's weights are broken")
     decision = pd.array(s > self.threshold if self.threshold is not None else [None]*len(s), dtype='Int64')
     return pd.DataFrame({'score': s, 'p_value': self.calibration.p_value(s), 'decision': decision})
 

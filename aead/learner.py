@@ -40,7 +40,7 @@ class AnomalyLearner(Learner):
         x,(clean,mask,valid) = self.xb[0],self.yb
         loss = partial(self.loss_func, valid=valid)
         with self._ctx():
-            if not self.training and self._wants_pred(): self.pred = self.model(self.model.prepare(x))
+            if not self.training and self._wants_pred(): self.pred = self.model(self.model.prepare(x)).float()
             self.loss_grad = self.model.training_step(x, clean, mask, loss)
         self.loss = self.loss_grad.detach().clone()
         if not torch.isfinite(self.loss): self._stop()

@@ -66,11 +66,18 @@ def ssim_map(
 )->Tensor: # similarity, `b c h w`, in [-1,1]
     "Structural similarity at each pixel and channel, with population covariance."
     _check(x, xr)
-    x,y = x.float(),xr.float()
-    m = blur(torch.cat([x, y, x*x, y*y, x*y], 1), gaussian_window(window_size, sigma, x.device))
-    mx,my,xx,yy,xy = m.chunk(5, 1)
+    with torch.autocast(x.device.type, enabled=False):
+        return _ssim(x.float(), xr.float(), gaussian_window(window_size, sigma, x.device), data_range)
+
+def _ssim(x, y, window, data_range):
+    "Equation 13, on images from which their means were taken, which leaves less to round in the variances."
+    ax,ay = (o.mean((2,3), keepdim=True) for o in (x,y))
+    x,y = x-ax,y-ay
+    mx,my,xx,yy,xy = blur(torch.cat([x, y, x*x, y*y, x*y], 1), window).chunk(5, 1)
+    cov,var = xy-mx*my, xx-mx*mx+yy-my*my
+    mx,my = mx+ax,my+ay
     c1,c2 = (0.01*data_range)**2,(0.03*data_range)**2
-    return (2*mx*my+c1)*(2*(xy-mx*my)+c2) / ((mx*mx+my*my+c1)*(xx-mx*mx+yy-my*my+c2))
+    return (2*mx*my+c1)*(2*cov+c2) / ((mx*mx+my*my+c1)*(var+c2))
 
 @err_maps
 def ssim(x:Tensor, # images, `b c h w`, in [0,1]

@@ -103,9 +103,9 @@ def _check_whole(df):
 
 def _train(out, det, df, resume):
     "The first half of a run: settings, catalog, model, calibration."
-    _log(_summary(df, det.cfg))
     save_yaml(config_to_dict(det.cfg), out/'config.yaml')
     save_catalog(df, out/'catalog.csv', data_root(det.cfg, out))
+    _log(_summary(df, det.cfg))
     det._fit(df, read_image, out, resume).save(out)
     (out/'checkpoint.safetensors').unlink(missing_ok=True)         # five times the model, and done with
 

@@ -326,6 +326,7 @@ def hold_out(
     n = len(groups)
     if n < 3: raise ValueError(f"training needs good images of at least 3 groups (to train, choose and calibrate), got {n}; add images or groups")
     nv,nc = max(1, round(val*n)), max(1, round(cal*n))
+    if nv+nc >= n: raise ValueError(f"val={val:g} and cal={cal:g} leave none of the {n} groups to train on")
     to = {**dict.fromkeys(groups[:nv], 'val'), **dict.fromkeys(groups[nv:nv+nc], 'cal')}
     return df.assign(split=[to.get(g, s) if s=='train' else s for g,s in zip(df.group, df.split)])
 
@@ -357,7 +358,7 @@ def published(df:pd.DataFrame, # catalog
     if fold: raise ValueError(f"the published split has one fold, 0; got {fold}")
     split = df.published if 'published' in df else df.split
     if 'train' not in set(split): raise ValueError("this data set came without a split; use 'grouped'")
-    df = df.assign(split=np.where((split=='train') & (df.label==1), '', split))
+    df = df.assign(split=np.where((split!='test') & (df.label==1), '', split))     # what fits must be good
     return df if {'val','cal'} <= set(df.split) else hold_out(df)
 
 # %% ../../nbs/10_data.catalog.ipynb #e15320c8

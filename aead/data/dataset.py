@@ -6,7 +6,7 @@
 __all__ = ['ImageDataset', 'train_pipeline', 'to_tensors', 'check_images', 'read_batches']
 
 # %% ../../nbs/15_data.dataset.ipynb #0d6a8231
-import inspect, warnings
+import inspect, threading, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -71,10 +71,11 @@ def train_pipeline(
         if k not in known: raise KeyError(f"unknown key '{k}' in data.augment.{nearest(k, known)}")
     return get_train_augmentations(hw, resize, **kw)
 
+_one_at_a_time = threading.Lock() # a pipeline has one random state, which threads would share
+
 def _vary(tfm, img, mask, valid, seed):
     "Augments an image that has its size already, and the pixels that are valid with it."
-    img,mask,inside = augment(tfm, img, mask, seed, roi=valid)
-    return img, mask, inside
+    with _one_at_a_time: return augment(tfm, img, mask, seed, roi=valid)
 
 def to_tensors(
     img:np.ndarray, # `h w c` float32

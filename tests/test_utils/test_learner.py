@@ -1,6 +1,7 @@
 """Training: the same from the same seed, exact after an interruption, averaged, clipped, and stopped by a loss that is not finite."""
-import json
+import json, os
 from functools import partial
+from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
@@ -116,14 +117,13 @@ def test_two_interruptions(run, whole, tmp_path, monkeypatch):
 @pytest.mark.parametrize('k', [1,3])
 def test_interrupted_while_writing(run, whole, tmp_path, monkeypatch, k):
     "The disk is full at the k-th checkpoint: the one before is whole."
-    import aead.learner
-    real,n = aead.learner.save_file,[0]
-    def half(t, p, meta):
-        n[0] += 1
-        if n[0]==k: p.write_bytes(b'half a file'); raise OSError(28, 'No space left on device')
-        return real(t, p, meta)
+    real,n = os.replace,[0]
+    def full(tmp, path):
+        n[0] += Path(path).suffix=='.safetensors'
+        if n[0]==k: raise OSError(28, 'No space left on device')
+        return real(tmp, path)
     with monkeypatch.context() as m, pytest.raises(OSError):
-        m.setattr(aead.learner, 'save_file', half)
+        m.setattr(os, 'replace', full)
         run(tmp_path)
     assert not [o for o in tmp_path.iterdir() if o.name.startswith('.')]
     assert same(weights(run(tmp_path, resume=True)), whole[0])
