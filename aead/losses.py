@@ -73,8 +73,8 @@ def _ssim(x, y, window, data_range):
     "Equation 13, on images from which their means were taken, which leaves less to round in the variances."
     ax,ay = (o.mean((2,3), keepdim=True) for o in (x,y))
     x,y = x-ax,y-ay
-    mx,my,xx,yy,xy = blur(torch.cat([x, y, x*x, y*y, x*y], 1), window).chunk(5, 1)
-    cov,var = xy-mx*my, xx-mx*mx+yy-my*my
+    mx,my,sq,xy = blur(torch.cat([x, y, x*x+y*y, x*y], 1), window).chunk(4, 1)      # only the sum of the variances is needed
+    cov,var = xy-mx*my, sq-mx*mx-my*my
     mx,my = mx+ax,my+ay
     c1,c2 = (0.01*data_range)**2,(0.03*data_range)**2
     return (2*mx*my+c1)*(2*cov+c2) / ((mx*mx+my*my+c1)*(var+c2))
