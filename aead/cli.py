@@ -86,8 +86,9 @@ def aead_train(
     from aead.runs import format_metrics, train_run
     _needed(out=out)
     flat = dict(path=data and os.path.abspath(data), layout=layout, category=category, model=model, split=split, fold=fold, seed=seed, size=size, epochs=epochs, far=far, workers=workers)
-    asked = recipe or config or any(v is not None for v in flat.values())
-    cfg = make_config(recipe, config, **flat) if asked or not resume else None      # a resumed run has its settings
+    own = os.path.join(out, 'config.yaml')
+    file = own if resume and config is None and os.path.isfile(own) else config     # a resumed run has its settings already
+    cfg = make_config(recipe, file, **flat)
     m = train_run(out, cfg, resume, device)
     print(f"{format_metrics(m)}\n\nlook at {out}/report.html")
     return m
