@@ -17,11 +17,13 @@ help:
 
 venv: .venv/installed
 
-.venv/installed: settings.ini setup.py
+.venv/installed: settings.ini setup.py scripts/dev_requirements.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11))' || { echo "aead needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make PYTHON=python3.12 venv"; exit 2; }
 	@echo "installing into .venv (a few minutes the first time) …"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PYTHON) scripts/dev_requirements.py > .venv/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement .venv/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 demo: venv
