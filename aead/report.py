@@ -90,7 +90,7 @@ def get_warnings(config:dict, # settings of the run, nested
     if None not in (far,goal,low) and low>goal:
         out.append(f'More false alarms than promised: {_pct(far)} of the good test images instead of {_pct(goal)}, which is '
                    'more than chance explains. The test images differ from those that the threshold was set on.')
-    if n.get('skipped'): out.append(f'{n["skipped"]} images could not be used and were left out.')
+    if n.get('skipped'): out.append(f'{n["skipped"]} images could not be read and were left out.')
     return out
 
 # %% ../nbs/81_report.ipynb #c56b1f8a
