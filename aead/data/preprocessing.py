@@ -14,7 +14,10 @@ from pathlib import Path
 import cv2, numpy as np, tifffile
 from PIL import Image, UnidentifiedImageError
 
-# %% ../../nbs/12_data.preprocessing.ipynb #356f00d5
+# %% ../../nbs/12_data.preprocessing.ipynb #73b8cd5b
+cv2.setNumThreads(0)
+
+# %% ../../nbs/12_data.preprocessing.ipynb #4bca3633
 _broken = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
            struct.error, zlib.error, cv2.error, Image.DecompressionBombError) # what decoders raise on damaged files
 _plain = dict(P='RGB', CMYK='RGB', YCbCr='RGB', LAB='RGB', HSV='RGB', RGBX='RGB', PA='RGBA', RGBa='RGBA', La='LA') # Pillow modes to unfold
@@ -45,7 +48,7 @@ def _read_cv2(raw):
     if a.ndim<3 or a.shape[2]<3: return a
     return cv2.cvtColor(a, cv2.COLOR_BGR2RGB if a.shape[2]==3 else cv2.COLOR_BGRA2RGBA)
 
-# %% ../../nbs/12_data.preprocessing.ipynb #4bca3633
+# %% ../../nbs/12_data.preprocessing.ipynb #61ebcabe
 def _channels_last(a, axes):
     "`a` as `h w` or `h w c`; `axes` has a letter per axis, as tifffile names them."
     keep = [i for i,(n,c) in enumerate(zip(a.shape, axes)) if n>1 or c in 'YX']
@@ -78,7 +81,7 @@ def _tiff_or_cv2(series, raw):
         if 'imagecodecs' not in str(e): raise
     return _read_cv2(raw)
 
-# %% ../../nbs/12_data.preprocessing.ipynb #95d5cbe7
+# %% ../../nbs/12_data.preprocessing.ipynb #8550d905
 def _decode(path):
     "Stored pixels `h w c` of the file at `path`, whether the last channel is alpha, and whether compression may have blurred them."
     path = Path(path)
@@ -127,7 +130,7 @@ def read_image(
     if alpha and channels!=a.shape[2]: a = _drop_alpha(a, path)
     return np.ascontiguousarray(to_channels(_unit(a, path), channels, path))
 
-# %% ../../nbs/12_data.preprocessing.ipynb #435a4356
+# %% ../../nbs/12_data.preprocessing.ipynb #ce79472b
 def read_mask(
     path, # an image file; anything not black is a defect (JPEG, WebP: at least half of the range)
     shape:tuple=None # `(height, width)` the mask must have, that of its image; None: any
@@ -139,7 +142,7 @@ def read_mask(
         raise ValueError(f'{path}: the mask is {a.shape[0]} x {a.shape[1]} (height x width), its image {shape[0]} x {shape[1]}')
     return (a>=128 if blurred else a!=0).any(2).astype(np.uint8)
 
-# %% ../../nbs/12_data.preprocessing.ipynb #1a83a484
+# %% ../../nbs/12_data.preprocessing.ipynb #fbe9352f
 def _per_channel(v, c, name):
     "`v`, a number or one per channel, as a float32 array that broadcasts over `h w c`."
     v = np.atleast_1d(np.asarray(v, np.float32))
@@ -171,7 +174,7 @@ def denormalize_image(
     mean,std = _mean_std(image, mean, std)
     return (image*std+mean).astype(np.float32)
 
-# %% ../../nbs/12_data.preprocessing.ipynb #35896741
+# %% ../../nbs/12_data.preprocessing.ipynb #8dcee5ab
 def _check_size(size, what='size'):
     "`size` as two whole numbers of at least 1."
     try: h,w = size; ok = int(h)==h>=1 and int(w)==w>=1
@@ -203,7 +206,7 @@ def resize_boxes(
     src = fit_box(size, shape) if mode=='crop' else (0,0,h,w)
     return src, (fit_box(shape, size) if mode=='pad' else (0,0,th,tw))
 
-# %% ../../nbs/12_data.preprocessing.ipynb #b6cf8dd2
+# %% ../../nbs/12_data.preprocessing.ipynb #2f0d7799
 def _by_four(f, x):
     "`f` over groups of four channels of `x`, `h w` or `h w c`; OpenCV's limit for many functions."
     if x.ndim==2: return f(x)
@@ -246,7 +249,7 @@ def resize_with_aspect_ratio(
     box = fit_box(image.shape[:2], target_size)
     return _pad(_scale(image, box[2:]), box, _check_size(target_size), fill)
 
-# %% ../../nbs/12_data.preprocessing.ipynb #888c5314
+# %% ../../nbs/12_data.preprocessing.ipynb #b0909426
 def resize_mask(
     mask:np.ndarray, # `h w` of 0 and 1
     size:tuple # `(height, width)` of the result
@@ -258,7 +261,7 @@ def resize_mask(
     rows = s[-(-(i+1)*h//th)]-s[i*h//th]             # from the first row overlapped to the last
     return (rows[:,-(-(j+1)*w//tw)]>rows[:,j*w//tw]).astype(np.uint8)
 
-# %% ../../nbs/12_data.preprocessing.ipynb #ac0f96eb
+# %% ../../nbs/12_data.preprocessing.ipynb #aaec3991
 def resize_image(
     image:np.ndarray, # `h w c` uint8 or float
     mask:np.ndarray=None, # `h w` of 0 and 1; None where there is none
@@ -286,7 +289,7 @@ def resize_region(
     src,dst = resize_boxes(mask.shape, size, mode)
     return _pad(resize_mask(_cut(mask, src), dst[2:]), dst, size, 0)
 
-# %% ../../nbs/12_data.preprocessing.ipynb #285448eb
+# %% ../../nbs/12_data.preprocessing.ipynb #d7e2422e
 def restore_map(
     amap:np.ndarray, # `h w` float, at the model's size; NaN counts as 0
     shape:tuple, # `(height, width)` of the original image
@@ -297,7 +300,7 @@ def restore_map(
     inside = _scale(np.nan_to_num(_cut(amap, dst).astype(np.float32), nan=0), src[2:])
     return _pad(inside, src, tuple(shape[:2]), 0)
 
-# %% ../../nbs/12_data.preprocessing.ipynb #f5d63b92
+# %% ../../nbs/12_data.preprocessing.ipynb #b521c994
 def local_contrast_normalize(
     image:np.ndarray, # `h w c` float in [0,1]
     sigma:float=8., # width of the neighbourhood, pixels

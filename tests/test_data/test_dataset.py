@@ -545,3 +545,17 @@ def test_loader_errors(synth):
     for s in ('train','val'):
         with pytest.raises(ValueError, match=f"no images in '{s}'"): get_dls(synth[synth.split!=s], 32)
     with pytest.raises(ValueError, match='20 training images are defective'): get_dls(synth.assign(split=synth.split.replace('test','train')), 32)
+
+def test_loader_processes_after_threads_were_used(tmp_path):
+    "OpenCV's pool of threads must not be inherited by a forked loader process, which would wait for it forever."
+    code = '''if True:
+        import numpy as np, pandas as pd, cv2
+        from aead.data.loaders import get_dls
+        cv2.remap(np.zeros((2000,2000), np.float32), *np.random.rand(2,2000,2000).astype(np.float32), 1)     # starts a pool, if there is one
+        df = pd.DataFrame({'path': range(24), 'mask': '', 'label': 0, 'split': ['train']*16+['val']*8})
+        dls = get_dls(df, size=256, bs=4, workers=2, augment={'elastic': 1.}, read=lambda i,c: np.random.default_rng(i).random((256,256,1), dtype='float32'))
+        for e in range(3): dls.train.set_epoch(e); assert len(list(dls.train))==4
+        assert cv2.getNumThreads()<=1
+    '''
+    import subprocess, sys
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=120, capture_output=True)
