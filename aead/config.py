@@ -147,6 +147,8 @@ class DetectConfig(_Section):
               'maps': (lambda v: len(v)>0 and all(type(w) in (int,float) and 0 < w < float('inf') for w in v.values()), 'names with weights above 0')}
 
 # %% ../nbs/00_config.ipynb #7fdf52c9
+def _is_weight(w): return type(w) in (int,float) and 0 < w < float('inf')
+
 _sections = {'data': DataConfig, 'train': TrainConfig, 'detect': DetectConfig}
 
 @dataclass(frozen=True)
@@ -155,11 +157,12 @@ class Config(_Section):
     data:DataConfig = field(default_factory=DataConfig) # images and splits
     model:str = 'cnn_ae' # a name in `model_registry`
     models:dict = field(default_factory=dict) # settings by model name, over the defaults of its builder
-    loss:dict = field(default_factory=lambda: {'l1':1., 'ssim':1.}) # error maps whose weighted means are the loss
+    loss:dict = field(default_factory=lambda: {'l1':1., 'ssim':1.}) # losses by name: a weight, or a table of `weight` and the loss's settings
     train:TrainConfig = field(default_factory=TrainConfig) # training
     detect:DetectConfig = field(default_factory=DetectConfig) # scoring and threshold
     _rules = {'models': (lambda v: all(isinstance(o, dict) and all(isinstance(k, str) for k in o) for o in v.values()), 'settings by model name'),
-              'loss': (lambda v: len(v)>0 and all(type(w) in (int,float) and 0 < w < float('inf') for w in v.values()), 'names with weights above 0')}
+              'loss': (lambda v: len(v)>0 and all(_is_weight(w.get('weight') if isinstance(w, dict) else w) for w in v.values()),
+                       'names with weights above 0 (or with a table of `weight` and settings)')}
 
 # %% ../nbs/00_config.ipynb #3b01bf84
 def _known(d, names, where):

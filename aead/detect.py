@@ -25,7 +25,7 @@ from .data.catalog import list_images, load_catalog, split_catalog
 from .data.dataset import ImageDataset, check_images, read_batches, train_pipeline
 from .data.preprocessing import read_image, restore_map, to_channels
 from .data import synthetic as _registers_its_layout
-from .losses import MapLoss, blur, err_maps, gaussian_window
+from .losses import WeightedLoss, blur, err_maps, gaussian_window
 from .models.base import BaseAutoencoder, model_registry, save_tensors
 from .models.zoo import create_autoencoder
 
@@ -62,18 +62,20 @@ Scored = namedtuple('Scored', 'score amap x xr')
 Scored.__doc__ = "Score `b`, anomaly map `b h w` in units of the good images' spread; image and reconstruction `b c h w` in the model's space."
 
 class ScoringGraph(nn.Module):
-    "Images to scores and maps; `mean` and `std` of the good images' maps are fitted once and saved with the model."
+    "Images to scores and maps; `mean` and `std` of the good images' maps and the run's `noise` are saved with the model."
     def __init__(self,
         model:BaseAutoencoder, # a trained model
         maps:dict, # `{name: weight}`; names of error maps, or of maps that the model makes
         sigma:float=1., # smoothing, pixels
         pool:str='top', # `max`, `mean` or `top`
-        top:float=0.05 # share of the pixels that `top` averages
+        top:float=0.05, # share of the pixels that `top` averages
+        noise:Tensor|None=None # what the model's `draw_noise` gave for the run, `n c h w`; None: the model's own choice
     ):
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)      # as it was trained; and a saved model computes just the same
         self.maps,self.sigma,self.pool,self.top = dict(maps),sigma,pool,top
         self.register_buffer('mean', torch.zeros(len(maps))); self.register_buffer('std', torch.ones(len(maps)))
+        self.register_buffer('noise', noise)
 
     def error_maps(self,
         x:Tensor, # images, `b c h w`, in [0,1]
@@ -81,7 +83,7 @@ class ScoringGraph(nn.Module):
     )->tuple: # smoothed maps, `b k h w`; image and reconstruction in the model's space
         "The maps before they are put in units of the good images' spread."
         x = self.model.prepare(x)
-        xr,own = self.model.reconstruct(x)
+        xr,own = self.model.reconstruct(x, self.noise)
         ms = torch.stack([own[k] if k in own else self._err_map(k, own)(x, xr) for k in self.maps], 1)
         return smooth(ms.float(), self.sigma, valid), x, xr
 
@@ -191,16 +193,19 @@ class AnomalyDetector:
         name,d = self.cfg.model,self.cfg.data
         self.cfg = replace(self.cfg, data=replace(d, channels=d.channels or (channels if channels in (1,3) else None)),
                            models={**self.cfg.models, name: {**self.cfg.models.get(name, {}), 'ni': channels}})
-        MapLoss(self.cfg.loss); train_pipeline(d.hw, d.resize, d.augment)
+        WeightedLoss(self.cfg.loss); train_pipeline(d.hw, d.resize, d.augment)
         for k in self.cfg.models: model_registry[k]
-        with torch.no_grad(): self._new_graph().eval()(torch.zeros(1, channels, *d.hw))
+        graph = self._new_graph().eval()
+        graph.model.load_pretrained()
+        with torch.no_grad(): graph(torch.zeros(1, channels, *d.hw))
         return self
 
     def _new_graph(self, model=None):
         "The scoring graph that the settings describe."
         t,name = self.cfg.detect,self.cfg.model
         model = create_autoencoder(name, **self.cfg.models.get(name, {})) if model is None else model
-        return ScoringGraph(model, t.maps, t.sigma, t.pool, t.top)
+        noise = model.draw_noise((model.settings['ni'], *self.cfg.data.hw), self.cfg.train.seed)
+        return ScoringGraph(model, t.maps, t.sigma, t.pool, t.top, noise)
 
     def _fit(self, df, read, path=None, resume=False):
         "Trains and calibrates on a catalog that is split and readable."

@@ -23,11 +23,12 @@ from fastai.torch_core import default_device
 from fastcore.basics import patch, in_notebook
 from fastcore.foundation import L
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from .config import SCHEMA, Config, atomic_write
 from .data.loaders import get_dls
 from .data.preprocessing import read_image
-from .losses import MapLoss
+from .losses import WeightedLoss
 from .models.base import BaseAutoencoder, save_tensors
 from .models.zoo import create_autoencoder
 
@@ -116,6 +117,7 @@ def _pack(learn, ema, history):
     for n in ('avg','best'): t.update({f'{n}.{k}':v for k,v in (getattr(ema, n) or {}).items()})
     t.update({f'opt.{i}.{k}':v for i,s in enumerate(opt['state']) for k,v in s.items() if torch.is_tensor(v)})
     t['rng'] = torch.get_rng_state()
+    if torch.cuda.is_available(): t['rng_cuda'] = torch.cuda.get_rng_state()
     rest = dict(schema=SCHEMA, epoch=learn.epoch+1, n_epoch=learn.n_epoch, history=history, ema=dict(n=ema.n, best_loss=ema.best_loss),
                 hypers=[dict(h) for h in opt['hypers']],
                 scalars=[{k:v for k,v in s.items() if not torch.is_tensor(v)} for s in opt['state']])
@@ -176,6 +178,7 @@ def resume(self:AnomalyLearner,
     self.ema.n,self.ema.best_loss = rest['ema']['n'],rest['ema']['best_loss']
     self.checkpoint.history = rest['history']
     torch.set_rng_state(t['rng'])
+    if 'rng_cuda' in t and torch.cuda.is_available(): torch.cuda.set_rng_state(t['rng_cuda'])
     return rest['epoch']
 
 def _load_exactly(model, weights, file):
@@ -222,7 +225,7 @@ def set_seed(
 def anomaly_learner(
     dls, # `DataLoaders` whose batches are `(x, clean, mask, valid)`
     model:BaseAutoencoder, # the model to train
-    loss=None, # weights of error maps, or a function `(x, xr, valid) -> scalar`; None: `{'l1': 1, 'ssim': 1}`
+    loss=None, # weights of losses as in the settings, or a function `(x, xr, valid) -> scalar`; None: `{'l1': 1, 'ssim': 1}`
     lr:float=2e-3, # highest learning rate of the cycle
     wd:float=1e-2, # weight decay
     ema:float=0.99, # decay of the averaged weights, a step; 0: no average
@@ -233,7 +236,8 @@ def anomaly_learner(
     cbs=None # further callbacks
 )->AnomalyLearner: # learner
     "A fastai learner for an autoencoder."
-    loss = loss if callable(loss) else MapLoss(loss or {'l1':1., 'ssim':1.})
+    loss = loss if callable(loss) else WeightedLoss(loss or {'l1':1., 'ssim':1.})
+    if isinstance(loss, nn.Module): loss.to(dls.device)               # a perceptual loss has weights
     ours = [EMA(ema), Checkpoint(path), EpochSetter(), *[FastPath()]*fast, *([GradientClip(clip)] if clip else [])]
     learn = AnomalyLearner(dls, model, loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=lr, wd=wd, metrics=metrics, cbs=ours+list(L(cbs)))
     if not in_notebook(): learn.remove_cb(ProgressCallback); learn.add_cb(LineProgress()); learn.logger = lambda *a: None
@@ -255,6 +259,7 @@ def train_model(
     model = create_autoencoder(cfg.model, **cfg.models.get(cfg.model, {}))
     learn = anomaly_learner(dls, model, cfg.loss, t.lr, t.wd, t.ema, t.clip, t.fast, path)
     start = learn.resume() if resume else 0
+    if start==0: model.load_pretrained()
     if start < t.epochs: learn.fit_one_cycle(t.epochs, t.lr, pct_start=t.warmup, start_epoch=start)
     else: learn.ema.after_fit()
     return learn.model.eval()

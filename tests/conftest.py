@@ -13,9 +13,9 @@ from aead.data.synthetic import make_synthetic
 from aead.detect import AnomalyDetector
 from aead.models.zoo import create_autoencoder
 
-torch.set_num_threads(1)
+from .makers import TINY
 
-TINY = {'cnn_ae': {'nf': 8, 'depth': 2}} # settings of a model that trains in a moment, by name
+torch.set_num_threads(1)
 
 def make_cfg(**sections):
     "A config of tiny settings; keywords are sections, merged field by field: `train=dict(epochs=1)`."

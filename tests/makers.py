@@ -2,7 +2,7 @@
 import csv, re
 from pathlib import Path
 
-import cv2, numpy as np, tifffile
+import cv2, numpy as np, tifffile, yaml
 
 N_TRAIN,N_GOOD,N_BAD = 24,6,5 # pictures to train on, good and defective ones to test
 
@@ -67,7 +67,13 @@ def write_csv(path, head, rows):
     with open(path, 'w', newline='') as f: csv.writer(f).writerows([head, *rows])
     return path
 
-TINY_YAML = "data: {size: 32, workers: 0}\nmodels: {cnn_ae: {nf: 8, depth: 2}}\ntrain: {epochs: 2, bs: 8, lr: 0.005}\ndetect: {far: 0.2}\n"
+TINY = { # settings of models that train in a moment, by name
+    'cnn_ae': {'nf': 8, 'depth': 2},
+    'resnet_ae': {'backbone': 'resnet10t', 'depth': 2, 'nz': 8},
+    'vit_ae': {'image_size': 32, 'patch_size': 8, 'dim': 32, 'depth': 2, 'heads': 2, 'mlp_dim': 64, 'decoder_dim': 16, 'decoder_heads': 2},
+    'diffusion_ae': {'dim': 16, 'dim_mults': [1,2], 'patch': 2, 'timesteps': 100, 'start': 0.3, 'draws': 1},
+}
+TINY_YAML = yaml.safe_dump({'data': {'size': 32, 'workers': 0}, 'models': TINY, 'train': {'epochs': 2, 'bs': 8, 'lr': 0.005}, 'detect': {'far': 0.2}})
 
 KEYS = 'image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_30 false_alarm_rate detection_rate target_false_alarm_rate'.split()
 

@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import aead.cli as cli
 from aead.config import load_yaml
+from aead.models.base import model_registry
+import aead.models.zoo
 
 from .makers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, check_static, dent, make_layout, picture, save, write_csv
 
@@ -120,6 +122,15 @@ def test_train_in_every_layout(layout, layout_folder, tiny, tmp_path, cmd):
     c = t['catalog']
     assert not set(c.group[c.split=='train']) & set(c.group[c.split.isin(['cal','test'])]) and not c.label[c.split=='train'].any()
     if own: assert m['n']['test_good']==N_GOOD
+
+@pytest.mark.parametrize('name', sorted(model_registry))
+def test_every_family_by_command(name, part, tiny, tmp_path, cmd):
+    res = cmd('train', '--data', part, '--layout', 'folder', '--model', name, '--config', tiny, '--out', tmp_path/'run', '--device', 'cpu')
+    assert res.status==0 and 'Traceback' not in res.err, res.err
+    m,t = check_run(tmp_path/'run')
+    assert load_yaml(tmp_path/'run'/'config.yaml')['model']==m['model']==name
+    again = cmd('evaluate', '--run', tmp_path/'run')
+    assert again.status==0 and json.loads((tmp_path/'run'/'metrics.json').read_text())==m
 
 def test_train_on_the_embedded_data(tiny, tmp_path, cmd):
     res = cmd('train', '--layout', 'synthetic', '--category', 'brick', '--config', tiny, '--far', '0.3', '--epochs', '1', '--size', '24', '--seed', '3', '--out', tmp_path/'run')

@@ -12,6 +12,7 @@ from aead.data.loaders import get_dls
 from aead.data.preprocessing import fit_box, read_image
 from aead.detect import AnomalyDetector, ScoringGraph, load_detector, pool_top
 from aead.learner import anomaly_learner
+from aead.models.base import model_registry
 from aead.models.zoo import create_autoencoder
 from aead.runs import evaluate_run, score_images, train_run
 
@@ -67,6 +68,39 @@ def test_learns_to_reconstruct(part):
         b = next(d.scan(load_catalog(part)))
         errs.append(np.abs(b.x-b.xr).mean())
     assert errs[1] < 0.8*errs[0]
+
+# -- every family
+
+every_model = pytest.mark.parametrize('name', sorted(model_registry))
+
+@every_model
+def test_every_family_detects_and_is_saved(name, part, tmp_path):
+    cfg = make_cfg(model=name, data=dict(layout='folder'), loss={'l1':1.}, detect=dict(maps={'l1':1.}), train=dict(epochs=20))
+    d = AnomalyDetector(cfg, 'cpu').fit(part)
+    df = load_catalog(part)
+    res = d.predict(df)
+    good,bad = (res.score[df.label.to_numpy()==o] for o in (0,1))
+    assert np.isfinite(res.score).all() and bad.min() > np.median(good)             # a white square on grey noise
+    d.save(tmp_path/'run')
+    again = load_detector(tmp_path/'run', 'cpu')
+    assert (again.predict(df).score==res.score).all() and again.threshold==d.threshold
+    close(with_bs(d, 3).predict(df[::-1]).score[::-1], res.score, 1e-4)
+
+@every_model
+def test_every_family_resumes_exactly(name, part, tmp_path, monkeypatch):
+    cfg = make_cfg(model=name, data=dict(layout='folder', path=str(part)), train=dict(epochs=2))
+    train_run(tmp_path/'whole', cfg, device='cpu')
+    from aead import learner
+    after_epoch = learner.Checkpoint.after_epoch
+    def stop(self):
+        after_epoch(self)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(learner.Checkpoint, 'after_epoch', stop)
+    with pytest.raises(KeyboardInterrupt): train_run(tmp_path/'cut', cfg, device='cpu')
+    monkeypatch.undo()
+    train_run(tmp_path/'cut', resume=True, device='cpu')
+    a,b = (load_file(tmp_path/o/'model.safetensors') for o in ('whole','cut'))
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 # -- what a detector takes
 

@@ -6,14 +6,17 @@
 __all__ = ['model_registry', 'Recon', 'model_settings', 'save_tensors', 'BaseAutoencoder']
 
 # %% ../../nbs/20_models.base.ipynb #2fd7a4a1
-import inspect
+import inspect, weakref
 from collections import namedtuple
+from copy import deepcopy
 
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from ..config import Registry, nearest
 
@@ -78,6 +81,38 @@ class BaseAutoencoder(nn.Module):
 
 # %% ../../nbs/20_models.base.ipynb #b095a777
 @patch
+def get_whole(self:BaseAutoencoder,
+    k:str, # name of a setting
+    least:int=1 # smallest allowed value
+)->int: # its value
+    "A setting that must be a whole number."
+    v = self.settings[k]
+    if type(v) is not int or v < least: raise ValueError(f"{self.name}.{k} must be a whole number of at least {least}, got {v!r}")
+    return v
+
+@patch
+def get_number(self:BaseAutoencoder,
+    k:str, # name of a setting
+    low:float, # smallest allowed value
+    high:float # largest allowed value
+)->float: # its value
+    "A setting that must be a number in a range."
+    v = self.settings[k]
+    if type(v) not in (int,float) or not low <= v <= high: raise ValueError(f"{self.name}.{k} must be a number from {low} to {high}, got {v!r}")
+    return float(v)
+
+@patch
+def get_choice(self:BaseAutoencoder,
+    k:str, # name of a setting
+    names # allowed values
+)->str: # its value
+    "A setting that must be one of several names."
+    v = self.settings[k]
+    if v not in list(names): raise KeyError(f"unknown {self.name}.{k} '{v}'.{nearest(v, list(names))}")
+    return v
+
+# %% ../../nbs/20_models.base.ipynb #fa4ed140
+@patch
 def training_step(self:BaseAutoencoder,
     corrupted:Tensor, # what the model sees, `b c h w`, in [0,1]
     clean:Tensor, # what it should give back, `b c h w`, in [0,1]
@@ -88,19 +123,64 @@ def training_step(self:BaseAutoencoder,
     xr,x = self(self.prepare(corrupted)),self.prepare(clean)
     with torch.autocast(x.device.type, enabled=False): return loss(x.float(), xr.float())
 
-# %% ../../nbs/20_models.base.ipynb #84804873
+# %% ../../nbs/20_models.base.ipynb #531c54a5
+@patch
+def draw_noise(self:BaseAutoencoder,
+    shape:tuple, # of one image, `(c,h,w)`
+    seed:int=0 # of the run
+)->Tensor|None: # `n c h w`, for n draws; None: this model needs none
+    "The noise that `reconstruct` takes."
+
 @patch
 def reconstruct(self:BaseAutoencoder,
     x:Tensor, # images in the model's space (after `prepare`), `b c h w`
-    noise:Tensor|None=None # drawn once per run, `1 c h w`; for models that need it
+    noise:Tensor|None=None # from `draw_noise`; None: as drawn from seed 0, if the model needs it
 )->Recon: # reconstruction and the model's own maps
     "What detection calls. Models with maps of their own override it."
     return Recon(self(x), {})
 
-# %% ../../nbs/20_models.base.ipynb #fa4ed140
+@patch
+def load_pretrained(self:BaseAutoencoder):
+    "Loads what the settings want to start from, once, before training; most families start from scratch."
+
+# %% ../../nbs/20_models.base.ipynb #ee36f669
 @patch
 def n_params(self:BaseAutoencoder,
     trainable:bool=True # count only what is trained
 )->int: # number of values
     "Size of the model."
     return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
+
+# %% ../../nbs/20_models.base.ipynb #ea78adb0
+class _LiveBytes(TorchDispatchMode):
+    "Follows the bytes of living tensors that were made inside the block."
+    def __init__(self): super().__init__(); self.now,self.peak,self.refs = 0,0,{}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {o.untyped_storage()._cdata for o in tree_iter((args, kwargs)) if isinstance(o, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for o in tree_iter(out):
+            if isinstance(o, Tensor) and o.untyped_storage()._cdata not in given: self._follow(o.untyped_storage())
+        return out
+
+    def _follow(self, s):
+        k,n = s._cdata,s.nbytes()
+        if k in self.refs: return
+        self.refs[k] = weakref.ref(s, lambda _: self._end(k, n))
+        self.now += n
+        self.peak = max(self.peak, self.now)
+
+    def _end(self, k, n): del self.refs[k]; self.now -= n
+
+# %% ../../nbs/20_models.base.ipynb #91b73db7
+@patch
+def peak_memory(self:BaseAutoencoder,
+    x:Tensor, # images, `b c h w`, in [0,1]
+    loss=None # `(x, xr) -> scalar`: count a training step with its gradients; None: count `reconstruct`
+)->int: # bytes, on top of weights and images
+    "Most memory that tensors take at one time."
+    m = deepcopy(self).train(loss is not None)                  # training would change running means
+    with _LiveBytes() as live, torch.set_grad_enabled(loss is not None):
+        if loss is None: m.reconstruct(m.prepare(x))
+        else: m.training_step(x, x, None, loss).backward()
+    return live.peak

@@ -40,7 +40,7 @@ class CNNAutoencoder(BaseAutoencoder):
         config:dict|None=None # nested settings; `config["models"]["cnn_ae"]` is read over the defaults of `cnn_ae`
     ):
         super().__init__(config)
-        ni,nf,depth,nz = (_whole(self.settings, k) for k in ('ni','nf','depth','nz'))
+        ni,nf,depth,nz = (self.get_whole(k) for k in ('ni','nf','depth','nz'))
         fs = [min(nf*2**i, 8*nf) for i in range(depth)]
         self.stride,self.min_size = 2**depth, 2**(depth+1) if depth>1 else 4
         self.encoder = nn.Sequential(*map(_down, [ni,*fs], fs), nn.Conv2d(fs[-1], nz, 1))
@@ -48,12 +48,6 @@ class CNNAutoencoder(BaseAutoencoder):
 
     def encode(self, x:Tensor)->Tensor: return self.encoder(x)
     def decode(self, z:Tensor)->Tensor: return self.decoder(z)
-
-def _whole(settings, k):
-    "Setting `k`, which must be a whole number above 0."
-    v = settings[k]
-    if type(v) is not int or v < 1: raise ValueError(f"cnn_ae.{k} must be a whole number above 0, got {v!r}")
-    return v
 
 # %% ../../nbs/21_models.cnn_ae.ipynb #ee1ee252
 @model_registry

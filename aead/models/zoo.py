@@ -10,7 +10,7 @@ import inspect
 
 from ..config import nearest
 from .base import BaseAutoencoder, model_registry
-from . import cnn_ae as _cnn_ae
+from . import cnn_ae as _cnn_ae, resnet_ae as _resnet_ae, vit_ae as _vit_ae, diffusion_ae as _diffusion_ae
 
 # %% ../../nbs/29_models.zoo.ipynb #6e11f3fb
 def create_autoencoder(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from aead.config import SCHEMA
 from aead.data.loaders import get_dls
 from aead.learner import AnomalyLearner, anomaly_learner, set_seed, train_model
-from aead.losses import MapLoss, l1
+from aead.losses import WeightedLoss, l1
 
 LOSS = {'l1':1., 'ssim':1.}
 N,STEPS = 5,2 # epochs; batches of an epoch: ten images by four, the rest dropped
@@ -162,7 +162,7 @@ def test_checkpoint_holds_no_code(run, tmp_path):
 
 def bad_loss(good, value):
     "A loss that goes wrong after `good` calls in training."
-    f,n = MapLoss(LOSS),[0]
+    f,n = WeightedLoss(LOSS),[0]
     def loss(x, xr, valid=None):
         n[0] += xr.requires_grad
         return f(x, xr, valid)*(value if n[0]>good else 1)
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops(make, tmp_path, value, good):
         assert again.resume()==epoch
 
 def test_a_validation_loss_that_is_not_finite_stops(make):
-    f = MapLoss(LOSS)
+    f = WeightedLoss(LOSS)
     learn = make(loss=lambda x,xr,valid=None: f(x, xr, valid)*(1 if xr.requires_grad else float('nan')))
     with pytest.raises(ValueError, match='the loss became nan'): learn.fit_one_cycle(2)
 
@@ -274,7 +274,7 @@ def test_validation_loss_is_that_of_the_average(make):
     learn = make(fast=False, loss=LOSS)
     learn.fit_one_cycle(3)
     x,_,_,valid = valid_batch(learn)
-    with torch.no_grad(): want = MapLoss(LOSS)(x, learn.model.eval()(x), valid).item()
+    with torch.no_grad(): want = WeightedLoss(LOSS)(x, learn.model.eval()(x), valid).item()
     assert abs(min(o['valid_loss'] for o in learn.checkpoint.history)-want)<1e-5
 
 def test_train_loss_is_the_mean_over_images(make):
@@ -335,7 +335,7 @@ def test_loss_may_be_weights_or_a_function(make):
     a = make(loss={'l1':1.}); a.fit_one_cycle(1)
     b = make(loss=lambda x,xr,valid=None: l1(x, xr).mean()); b.fit_one_cycle(1)
     assert same(weights(a.model), weights(b.model))
-    with pytest.raises(KeyError, match="unknown error map 'l3'.*l1"): make(loss={'l3':1.})
+    with pytest.raises(KeyError, match="unknown error map or loss 'l3'.*l1"): make(loss={'l3':1.})
 
 def test_history_is_kept_without_a_folder(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

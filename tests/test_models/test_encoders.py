@@ -1,0 +1,235 @@
+"""Feature encoders: names, taps, weights from files and from the hub's cache, and what bad ones get. No network."""
+import pickle, time
+
+import huggingface_hub, pytest, timm, torch, torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from aead.models.encoders import Encoder, download_weights, encoders, get_encoder, read_weights, stage_layers
+
+SMALL = 'test_resnet'
+
+@pytest.fixture(scope='module')
+def whole():
+    "A small timm model with a classifier, whose buffers are not those of a new one."
+    torch.manual_seed(1)
+    m = timm.create_model(SMALL, num_classes=5).train()
+    m(torch.rand(4, 3, 64, 64))
+    return m.eval()
+
+@pytest.fixture
+def file(whole, tmp_path):
+    "Writes weights: `file(dict)`, `file(dict, 'a.pth')`."
+    def write(d=None, name='w.safetensors'):
+        d = whole.state_dict() if d is None else d
+        (save_file if name.endswith('.safetensors') else torch.save)(d, tmp_path/name)
+        return tmp_path/name
+    return write
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    "No hub: a closed port of this machine, and an empty cache."
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
+    monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', 'http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}')
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path/'hub'))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    return tmp_path/'hub'
+
+def features(m, x):
+    "What timm itself gives for these weights."
+    mean,std = (torch.tensor(m.default_cfg[k])[:,None,None] for k in ('mean','std'))
+    with torch.no_grad(): return timm_features(m)((x-mean)/std)
+
+def timm_features(m):
+    f = timm.create_model(SMALL, features_only=True).eval()
+    f.load_state_dict({k:v for k,v in m.state_dict().items() if not k.startswith('fc.')})
+    return f
+
+def fails(f, error=ValueError):
+    "The error's message, which is one line."
+    with pytest.raises(error) as e: f()
+    text = str(e.value.args[0])
+    assert '\n' not in text and len(text)<600
+    return text
+
+# --- names, stages, shapes
+
+@pytest.mark.parametrize('name', [SMALL, 'resnet10t', 'convnext_atto', 'vgg16'])
+@pytest.mark.parametrize('ni', [1,3,5])
+def test_shapes_are_as_stated(name, ni):
+    e = get_encoder(name, ni).eval()
+    with torch.no_grad(): fs = e(torch.rand(2, ni, 64, 96))
+    assert [tuple(f.shape) for f in fs]==[(2, c, 64//r, 96//r) for c,r in zip(e.channels, e.reductions)]
+    assert len(fs)==len(stage_layers(name))
+
+def test_layers_choose_and_cut():
+    full,cut = get_encoder('resnet18'),get_encoder('resnet18', layers=[1,2])
+    assert cut.channels==full.channels[1:3] and cut.reductions==[4,8]
+    assert sum(p.numel() for p in cut.parameters()) < 0.1*sum(p.numel() for p in full.parameters())
+
+@pytest.mark.parametrize('layers', [[5], [-1], [2,1], [1,1], [], [1.], 'a', 3, [True,2]])
+@pytest.mark.parametrize('name', [SMALL])
+def test_bad_layers(name, layers): assert 'rising whole numbers from 0 to 4' in fails(lambda: get_encoder(name, layers=layers))
+
+def test_vgg_taps_are_those_of_torchvision(file):
+    "The taps are relu1_2, relu2_2, relu3_3, relu4_3 of the very same network."
+    tv = torchvision.models.vgg16().features[:23].eval()
+    e = get_encoder('vgg16', weights=file({f'features.{k}':v for k,v in tv.state_dict().items()}, 'vgg.pth')).eval()
+    x = torch.rand(1, 3, 32, 32)
+    y,want = (x-e.mean[:,None,None])/e.std[:,None,None],[]
+    with torch.no_grad():
+        for i,l in enumerate(tv):
+            y = l(y)
+            if i in (3,8,15,22): want.append(y.clone())
+        assert all(torch.allclose(a, b, atol=1e-5) for a,b in zip(e(x), want))
+    assert all(isinstance(tv[i], nn.ReLU) for i in (3,8,15,22)) and len(e.net.features)==23
+
+def test_a_tap_is_not_overwritten_by_the_next_layer():
+    with torch.no_grad(): a,b = get_encoder('vgg16', layers=[0,1])(torch.rand(1, 3, 16, 16))
+    assert a.min()<0 and torch.equal(a.relu(), b)
+
+@pytest.mark.parametrize('name,want', [('resnet81', "'resnet18'"), ('vgg61', "'vgg16'"), ('resnet18.none', "'resnet18'"), ('hf-hub:timm/resnet18', 'unknown encoder'), (3, 'unknown encoder'), (None, 'unknown encoder')])
+def test_unknown_names(name, want):
+    for f in (get_encoder, stage_layers): assert want in fails(lambda: f(name), KeyError)
+
+def test_a_network_or_a_builder_is_taken_as_it_is():
+    net = nn.Conv2d(1, 4, 3, 2, 1)
+    class Two(nn.Module):
+        def __init__(self): super().__init__(); self.a = net
+        def forward(self, x): return [self.a(x)]
+    e = get_encoder(Two(), 1)
+    assert (e.channels, e.reductions)==([4], [2]) and get_encoder(e) is e
+    assert get_encoder(lambda x: [x, x[...,::4,::4]], 2).reductions==[1,4]
+    assert get_encoder(encoders['vgg16'], 1).channels==get_encoder('vgg16').channels
+    assert 'layers' in fails(lambda: get_encoder(Two(), 1, layers=[0]))
+    assert 'list of feature maps' in fails(lambda: get_encoder(lambda x: x.mean((2,3))))
+
+def test_a_transformer_names_the_size_it_refuses(): assert '32×32' in fails(lambda: get_encoder('vit_tiny_patch16_224')(torch.rand(1, 3, 32, 32)))
+
+def test_without_weights_images_are_left_alone():
+    e = get_encoder(SMALL, 5)
+    assert not e.mean.any() and bool((e.std==1).all()) and len(e.mean)==5
+
+# --- files
+
+@pytest.mark.parametrize('name', ['w.safetensors', 'w.pth', 'w.bin'])
+@pytest.mark.parametrize('nest', [lambda d: d, lambda d: {f'module.{k}':v for k,v in d.items()}, lambda d: {f'model.encoder.net.{k}':v for k,v in d.items()}])
+def test_a_file_gives_timms_own_features(name, nest, file, whole):
+    x = torch.rand(2, 3, 64, 64)
+    e = get_encoder(SMALL, weights=file(nest(whole.state_dict()), name)).eval()
+    with torch.no_grad(): assert all(torch.allclose(a, b, atol=1e-5) for a,b in zip(e(x), features(whole, x)))
+
+@pytest.mark.parametrize('k', ['state_dict', 'model'])
+def test_weights_may_be_nested(k, file, whole):
+    assert read_weights(file({k: whole.state_dict(), 'epoch': 3, 'opt': {'lr': .1}}, 'n.pth')).keys()==whole.state_dict().keys()
+
+def test_a_cut_encoder_takes_its_part(file, whole):
+    e = get_encoder(SMALL, layers=[0,1], weights=str(file())).eval()
+    assert torch.equal(e.net.state_dict()['layer1.0.conv1.weight'], whole.state_dict()['layer1.0.conv1.weight'])
+
+def test_a_saved_encoder_brings_its_statistics(file):
+    a = get_encoder(SMALL, 1); a.mean.fill_(.3); a.std.fill_(.1)
+    b = get_encoder(SMALL, 1, weights=file(a.state_dict()))
+    assert torch.equal(b.mean, a.mean) and torch.equal(b.std, a.std)
+    c = get_encoder(SMALL, 1, weights=file({f'model.encoder.{k}':v for k,v in a.state_dict().items()}))
+    assert torch.equal(c.mean, a.mean)
+
+@pytest.mark.parametrize('ni', [1,2,5])
+def test_other_channels_adapt_the_first_convolution(ni, file, whole):
+    e = get_encoder(SMALL, ni, weights=file())
+    k = next(k for k,v in whole.state_dict().items() if v.ndim==4)
+    assert torch.allclose(e.net.state_dict()[k], timm.models.adapt_input_conv(ni, whole.state_dict()[k]))
+    assert len(e.mean)==ni and torch.allclose(e.mean, torch.tensor(whole.default_cfg['mean']).mean())
+
+@pytest.mark.parametrize('name', ['resnet18', 'vgg16'])
+def test_files_of_torchvision_fit(name, file):
+    sd = getattr(torchvision.models, name)().state_dict() if name=='resnet18' else {f'features.{k}':v for k,v in torchvision.models.vgg16().features.state_dict().items()}
+    get_encoder(name, weights=file(sd, 'tv.pth'))
+
+def unchanged(e, f):
+    "Runs `f`, which fails, and sees that the encoder is as before."
+    before = {k:v.clone() for k,v in e.state_dict().items()}
+    text = fails(f)
+    assert all(torch.equal(v, before[k]) for k,v in e.state_dict().items())
+    return text
+
+def test_wrong_network_is_named_and_nothing_is_loaded(file):
+    e = get_encoder('resnet18')
+    sd = timm.create_model('resnet34').state_dict()                  # it has all that a ResNet-18 needs
+    text = unchanged(e, lambda: e.load_from(weights=file(sd)))
+    assert "does not fit encoder 'resnet18'" in text and "It fits 'resnet34'" in text and 'layer1.2.' in text and 'w.safetensors' in text
+
+@pytest.mark.parametrize('spoil', ['missing','shape','extra'])
+def test_one_wrong_weight_is_enough(spoil, file, whole):
+    sd,k = dict(whole.state_dict()),'layer4.0.conv1.weight'
+    if spoil=='missing': del sd[k]
+    if spoil=='shape': sd[k] = sd[k][:-1].clone()
+    if spoil=='extra': k = 'layer4.9.conv1.weight'; sd[k] = torch.zeros(1)
+    e = get_encoder(SMALL)
+    text = unchanged(e, lambda: e.load_from(weights=file(sd)))
+    assert k in text and '1 weights differ' in text
+
+def test_channels_of_the_file_are_named(file):
+    assert 'It is for ni=1' in fails(lambda: get_encoder(SMALL, 3, weights=file(get_encoder(SMALL, 1).state_dict())))
+
+def test_old_files_without_batch_counts(file, whole):
+    get_encoder(SMALL, weights=file({k:v for k,v in whole.state_dict().items() if 'num_batches' not in k}))
+
+class Evil:
+    def __reduce__(self): return print, ('code was run',)
+
+def test_code_in_a_file_is_not_run(tmp_path, capsys, whole):
+    (tmp_path/'a.pth').write_bytes(pickle.dumps({'a': Evil()}, protocol=2))
+    torch.save({'state_dict': whole.state_dict(), 'extra': Evil()}, tmp_path/'b.pth')
+    torch.save(whole, tmp_path/'c.pth')
+    for o in 'abc': assert 'holds code or objects' in fails(lambda: read_weights(tmp_path/f'{o}.pth'))
+    assert 'code was run' not in capsys.readouterr().out
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors', 'a.bin'])
+@pytest.mark.parametrize('content', [b'', b'hello', bytes(range(256))*8])
+def test_garbage_is_named(name, content, tmp_path):
+    (tmp_path/name).write_bytes(content)
+    assert name in fails(lambda: read_weights(tmp_path/name))
+
+def test_missing_and_empty_files(tmp_path):
+    assert 'none.pth' in fails(lambda: get_encoder(SMALL, weights=tmp_path/'none.pth'), FileNotFoundError)
+    assert str(tmp_path) in fails(lambda: read_weights(tmp_path), FileNotFoundError)
+    for o in ({}, [torch.zeros(1)], {'epoch': 1}):
+        torch.save(o, tmp_path/'e.pth')
+        assert 'holds no tensors by name' in fails(lambda: read_weights(tmp_path/'e.pth'))
+
+# --- the net
+
+def test_offline_is_said_soon_and_plainly(offline):
+    t = time.time()
+    for name in (SMALL, 'vgg16'):
+        text = fails(lambda: get_encoder(name, pretrained=True), OSError)
+        assert f"weights of '{name}' could not be downloaded" in text and "weights='FILE.safetensors'" in text
+    assert time.time()-t < 15
+
+def test_offline_by_choice(offline, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    assert 'could not be downloaded' in fails(lambda: get_encoder(SMALL, pretrained=True), OSError)
+
+def test_what_the_hub_left_here_is_used(offline, whole):
+    "The hub's own cache, written by hand: the weights are found without a network."
+    repo = timm.models.get_pretrained_cfg(SMALL).hf_hub_id
+    snap = offline/f"models--{repo.replace('/', '--')}"/'snapshots'/('a'*40)
+    snap.mkdir(parents=True); (snap.parents[1]/'refs').mkdir()
+    (snap.parents[1]/'refs'/'main').write_text('a'*40)
+    sd = timm.create_model(SMALL).state_dict()
+    save_file(sd, snap/'model.safetensors')
+    e = get_encoder(SMALL, pretrained=True)
+    assert all(torch.equal(v, sd[k]) for k,v in e.net.state_dict().items()) and e.mean.any()
+
+def test_no_weights_to_download():
+    assert 'timm has no weights' in fails(lambda: download_weights('resnet18_none'))
+    assert 'has no weights to download' in fails(lambda: get_encoder(lambda x: [x], pretrained=True))
+
+def test_both_sources_are_an_error(file): assert 'not both' in fails(lambda: get_encoder(SMALL, pretrained=True, weights=file()))
+
+def test_transformers_load_too(file):
+    m = timm.create_model('test_vit', num_classes=2)
+    e = get_encoder('test_vit', weights=file(m.state_dict()))
+    assert torch.equal(e.net.model.pos_embed, m.pos_embed)
