@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['heat_colors', 'to_rgb', 'overlay', 'mask_contour', 'heat_limit', 'visualize_reconstructions', 'get_tested',
-           'get_decisions', 'outcome', 'pick_examples', 'describe_example', 'fig_examples', 'fig_scores', 'fig_roc',
-           'fig_pr', 'fig_history']
+           'get_decisions', 'outcome', 'pick_examples', 'describe_example', 'fig_examples', 'visualize_attention_maps',
+           'fig_scores', 'fig_roc', 'fig_pr', 'fig_history']
 
 # %% ../nbs/70_visualization.ipynb #0b1a4f3b
 from io import BytesIO
@@ -227,6 +227,55 @@ def fig_examples(examples:list, # dicts with `image recon amap mask defect label
     return fig
 
 # %% ../nbs/70_visualization.ipynb #ed453809
+def _attention(model, image, at):
+    "The image as shown `h w c`, its roll-out `h w` and the maps `layers heads rows columns`, in even shares; leaves the model as it was."
+    import torch
+    if not hasattr(model, 'attention_maps'):
+        raise ValueError(f"{getattr(model, 'name', type(model).__name__)} has no attention to show; vit_ae has")
+    im = torch.as_tensor(image)
+    im = im[0] if im.ndim==4 and len(im)==1 else im
+    if im.ndim!=3: raise ValueError(f'the image must be `c h w`, got a tensor of shape {tuple(im.shape)}')
+    (h,w),p,was = im.shape[-2:],model.stride,model.training
+    if at is not None and not (0<=at[0]<h and 0<=at[1]<w): raise ValueError(f'at must be (row, column) within {h}×{w}, got {at}')
+    model.eval()
+    with torch.no_grad():
+        x = model.prepare(im[None].float().to(next(model.parameters()).device))
+        maps,roll = model.attention_maps(x)[0],model.attention_rollout(x, at)[0]
+    model.train(was)
+    maps = maps.mean(2) if at is None else maps[:,:,at[0]//p*-(-w//p)+at[1]//p]
+    maps = rearrange(_numpy(maps)*maps.shape[-1], 'l k (h w) -> l k h w', w=-(-w//p))
+    return rearrange(_numpy(im), 'c h w -> h w c'), _numpy(roll), maps.repeat(p, 2).repeat(p, 3)[...,:h,:w]
+
+def _pick(i, n, name):
+    "One of `n` by number, counted from 0, or all for None."
+    if i is not None and not (type(i) is int and 0<=i<n): raise ValueError(f'{name} must be from 0 to {n-1}, or None for all; got {i!r}')
+    return range(n) if i is None else [i]
+
+def visualize_attention_maps(
+    model, # a model with `attention_maps` and `attention_rollout`, such as `ViTAutoencoder`
+    image:'torch.Tensor', # `c h w` or `1 c h w`, in [0,1]
+    layer:int|None=None, # one layer, from 0; None: all
+    head:int|None=None, # one head, from 0; None: all
+    at:tuple|None=None, # `(row, column)` of a pixel, to see where its patch looks; None: the mean over all patches
+    vmax:float|None=None, # share at the last colour, in even shares; None: the largest of the layers shown
+    size:float=1. # side of each picture, inches
+) -> plt.Figure: # image and roll-out, and below a row per layer with a picture per head
+    "Shows where the patches of an image look."
+    im,roll,maps = _attention(model, image, at)
+    layers,heads = _pick(layer, len(maps), 'layer'),_pick(head, maps.shape[1], 'head')
+    vmax = heat_limit([maps[i,k] for i in layers for k in heads]) if vmax is None else vmax
+    fig,axs = _grid(1+len(layers), max(2, len(heads)), size)
+    axs[0,0].imshow(to_rgb(im)); axs[0,0].set_title('image', fontsize=9)
+    axs[0,1].imshow(overlay(im, roll, 0, vmax)); axs[0,1].set_title('roll-out', fontsize=9)
+    for row,i in zip(axs[1:], layers):
+        for ax,k in zip(row, heads): ax.imshow(overlay(im, maps[i,k], 0, vmax)); ax.set_title(f'layer {i}, head {k}', fontsize=7)
+    used = [*axs[0,:2], *axs[1:,:len(heads)].flat]
+    for ax in used if at is not None else []: ax.plot(at[1], at[0], '+', color='#00e5ff', ms=6)
+    bar = plt.cm.ScalarMappable(plt.Normalize(0, vmax), heat_colors)
+    fig.colorbar(bar, ax=axs, shrink=min(1, 2/len(axs)+.2), aspect=25, extend='max').set_label('attention, even shares', fontsize=8)
+    return fig
+
+# %% ../nbs/70_visualization.ipynb #46d9d4b6
 _good,_bad = '#0072b2','#d55e00'   # apart for every kind of colour vision, and in grey
 
 def _axes(w, h, xlabel, ylabel, title=None):
@@ -270,7 +319,7 @@ def _maybe_log(ax, scores, good):
         ax.set_xscale('log')
         ax.set_xlabel('score (logarithmic scale)')
 
-# %% ../nbs/70_visualization.ipynb #bddf1d8b
+# %% ../nbs/70_visualization.ipynb #5707e80c
 def _steps(results):
     "The counts at each threshold."
     r = _check_results(results)
@@ -307,7 +356,7 @@ def fig_pr(results:pd.DataFrame # a row per image, with `label defect score` and
     ax.set(xlim=(0,1), ylim=(0,1.01), aspect='equal')
     return fig
 
-# %% ../nbs/70_visualization.ipynb #0aa1aa04
+# %% ../nbs/70_visualization.ipynb #4a286e9b
 def fig_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `train_loss valid_loss lr`
                ) -> plt.Figure: # losses above, learning rate below
     "How the losses and the learning rate went."

@@ -69,8 +69,8 @@ def write_csv(path, head, rows):
 
 TINY = { # settings of models that train in a moment, by name
     'cnn_ae': {'nf': 8, 'depth': 2},
-    'resnet_ae': {'backbone': 'resnet10t', 'depth': 2, 'nz': 8},
-    'vit_ae': {'image_size': 32, 'patch_size': 8, 'dim': 32, 'depth': 2, 'heads': 2, 'mlp_dim': 64, 'decoder_dim': 16, 'decoder_heads': 2},
+    'resnet_ae': {'backbone': 'test_resnet', 'depth': 2, 'nf': 8},
+    'vit_ae': {'image_size': 32, 'dim': 48, 'depth': 1, 'heads': 3, 'mlp_dim': 64, 'decoder_dim': 32, 'decoder_heads': 2},
     'diffusion_ae': {'dim': 16, 'dim_mults': [1,2], 'patch': 2, 'timesteps': 100, 'start': 0.3, 'draws': 1},
 }
 TINY_YAML = yaml.safe_dump({'data': {'size': 32, 'workers': 0}, 'models': TINY, 'train': {'epochs': 2, 'bs': 8, 'lr': 0.005}, 'detect': {'far': 0.2}})

@@ -126,3 +126,17 @@ def test_no_display_is_needed():
             "print(len(f(x, x, x[:,0])._repr_png_())>1000)")
     env = {k:v for k,v in os.environ.items() if k not in ('DISPLAY','MPLBACKEND','WAYLAND_DISPLAY')}
     assert subprocess.run([sys.executable,'-c',code], env=env, capture_output=True, text=True).stdout.strip()=='True'
+
+@pytest.mark.parametrize('c', [1,3])
+def test_attention_figure(c, rng):
+    "A panel for image, roll-out and each layer and head; one scale; sizes that patches do not divide; the model is left as it was."
+    from aead.models.vit_ae import vit_ae
+    m = vit_ae(ni=c, image_size=32, patch_size=8, dim=32, depth=2, heads=2, mlp_dim=32, decoder_dim=16, decoder_heads=2).train()
+    x = torch.rand(c, 30, 37)
+    before = {k:v.clone() for k,v in m.state_dict().items()}
+    panels = lambda f: [o.get_title() for o in f.axes if o.get_title()]
+    assert len(panels(visualize_attention_maps(m, x)))==2+4 and m.training
+    assert len(panels(visualize_attention_maps(m, x[None], layer=1, at=(29,36))))==2+2
+    assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items()) and all(p.grad is None for p in m.parameters())
+    for bad in (dict(layer=2), dict(head=-1), dict(at=(30,0))):
+        with pytest.raises(ValueError, match='must be'): visualize_attention_maps(m, x, **bad)
