@@ -3,7 +3,7 @@ import json, os, pickle, re, shutil, subprocess, sys
 from collections import namedtuple
 from pathlib import Path
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, torch, yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -131,6 +131,62 @@ def test_every_family_by_command(name, part, tiny, tmp_path, cmd):
     assert load_yaml(tmp_path/'run'/'config.yaml')['model']==m['model']==name
     again = cmd('evaluate', '--run', tmp_path/'run')
     assert again.status==0 and json.loads((tmp_path/'run'/'metrics.json').read_text())==m
+
+FEATURES = """
+data: {{size: 32, workers: 0}}
+train: {{epochs: 2, bs: 8, lr: 0.005}}
+detect: {{far: 0.2, maps: {{feature_1: 1, feature: 1}}}}
+model: resnet_ae
+models:
+  resnet_ae: {{backbone: test_resnet, depth: 2, nf: 8, target: features, {weights}}}
+"""
+
+def test_features_of_an_encoder_that_was_trained_here(done_run, part, tiny, tmp_path, cmd):
+    "Reconstructs the features of an earlier run's encoder; once trained, the run needs that file no more."
+    train(tmp_path/'pixels', part, tiny, '--model', 'resnet_ae')
+    w = shutil.copy(tmp_path/'pixels'/'model.safetensors', tmp_path/'weights.safetensors')
+    (tmp_path/'features.yaml').write_text(FEATURES.format(weights=f"weights: '{w}'"))
+    res = cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'features.yaml', '--out', tmp_path/'run', '--device', 'cpu')
+    assert res.status==0, res.err
+    m,_ = check_run(tmp_path/'run')
+    saved,given = load_file(tmp_path/'run'/'model.safetensors'),load_file(w)
+    same = [k for k in saved if '.encoder.' in k]
+    assert same and all(torch.equal(saved[k], given[k]) for k in same)          # frozen
+    Path(w).unlink()
+    assert cmd('evaluate', '--run', tmp_path/'run').status==0
+    assert json.loads((tmp_path/'run'/'metrics.json').read_text())==m
+    for weights,says in ((f"weights: '{w}'", ('no file of weights', 'weights.safetensors')), (f"weights: '{done_run/'model.safetensors'}'", ('does not fit', 'test_resnet')),
+                         (f"weights: '{done_run/'config.yaml'}'", ('no file of weights',)), ('nz: 4', ("target='features'", 'weights'))):
+        (tmp_path/'bad.yaml').write_text(FEATURES.format(weights=weights))
+        refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'bad.yaml', '--out', tmp_path/'bad'), *says)
+        assert not (tmp_path/'bad').exists()
+
+def test_weights_from_the_net_without_a_net(part, tmp_path, cmd, monkeypatch):
+    from huggingface_hub import constants
+    for k,v in dict(ENDPOINT='http://127.0.0.1:9', HUGGINGFACE_CO_URL_TEMPLATE='http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}', HF_HUB_CACHE=str(tmp_path/'hub')).items():
+        monkeypatch.setattr(constants, k, v)
+    (tmp_path/'cfg.yaml').write_text(FEATURES.format(weights='pretrained: true'))
+    refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'cfg.yaml', '--out', tmp_path/'run'), 'test_resnet', 'could not be downloaded', "weights='FILE.safetensors'")
+    (tmp_path/'cfg.yaml').write_text('loss: {l1: 1, perceptual: 0.1}\ndata: {size: 32}\n')
+    refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'cfg.yaml', '--out', tmp_path/'run'), 'vgg16', 'could not be downloaded', "weights='FILE.safetensors'")
+
+@pytest.mark.parametrize('model,settings,says', [
+    ('vit_ae', {'image_size': 32, 'patch_size': 7}, ('patch_size must divide image_size 32, got 7', '4, 8')),
+    ('vit_ae', {'dim': 64, 'heads': 3}, ('heads must divide dim 64, got 3',)),
+    ('cnn_ae', {'depth': 5}, ('cnn_ae', 'at least 64 px', '32×32', 'depth')),
+    ('resnet_ae', {'depth': 5}, ('resnet_ae', '32×32', 'depth=')),
+    ('resnet_ae', {'backbone': 'resnet81'}, ("unknown encoder 'resnet81'", 'resnet18')),
+    ('resnet_ae', {'depth': 9}, ('depth=9', 'take depth=5')),
+    ('diffusion_ae', {'timesteps': 100, 'steps': 200}, ('steps must be at most 25', 'got 200')),
+    ('diffusion_ae', {'schedule': 'cosin'}, ("'cosin'", "'cosine'")),
+    ('diffusion_ae', {'predict': 'noize'}, ("'noize'", "'noise'")),
+    ('diffusion_ae', {'dim': 30}, ('dim must be a multiple of 8, got 30; take 32',)),
+])
+def test_settings_of_a_family_that_do_not_fit(model, settings, says, part, tmp_path, cmd):
+    "One line with the nearest right choice, before anything is written."
+    (tmp_path/'cfg.yaml').write_text(yaml.safe_dump({'data': {'size': 32}, 'model': model, 'models': {model: settings}}))
+    refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'cfg.yaml', '--out', tmp_path/'run'), *says)
+    assert not (tmp_path/'run').exists()
 
 def test_train_on_the_embedded_data(tiny, tmp_path, cmd):
     res = cmd('train', '--layout', 'synthetic', '--category', 'brick', '--config', tiny, '--far', '0.3', '--epochs', '1', '--size', '24', '--seed', '3', '--out', tmp_path/'run')
