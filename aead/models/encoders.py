@@ -6,7 +6,7 @@
 __all__ = ['encoders', 'Encoder', 'stage_layers', 'Taps', 'vgg16', 'read_weights', 'download_weights', 'get_encoder']
 
 # %% ../../nbs/21_models.encoders.ipynb #98cabb54
-import inspect, pickle
+import inspect, pickle, re
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -254,7 +254,7 @@ def download_weights(
         over = dict(pretrained_cfg_overlay=dict(file=copy, custom_load=False)) if copy else {}
         return timm.create_model(name, pretrained=True, **over).state_dict()
     except Exception as e:               # every library on the way has errors of its own; whichever it is, there are no weights
-        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        why = re.sub(r'\[Errno -?\d+\] ', '', (str(e).strip() or type(e).__name__).splitlines()[0])
         raise OSError(f"the weights of '{name}' could not be downloaded ({type(e).__name__}: {why[:120]}); give a file that was downloaded elsewhere: weights='FILE.safetensors'") from None
 
 # %% ../../nbs/21_models.encoders.ipynb #927950bd
