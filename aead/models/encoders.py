@@ -133,6 +133,7 @@ def read_weights(
     file # `.safetensors`, or a PyTorch file of tensors such as `.pth`
 )->dict: # tensors by name
     "Reads weights; no code in the file is run."
+    if not isinstance(file, (str,Path)): raise ValueError(f"weights must be the path of a file, got {file!r}")
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f"there is no file of weights {file}")
     try: d = load_file(file) if file.suffix=='.safetensors' else torch.load(file, map_location='cpu', weights_only=True)
@@ -278,6 +279,7 @@ def get_encoder(
     weights=None # file of weights, `.safetensors` or `.pth`; None: random, or those the network has
 )->Encoder: # encoder
     "A feature encoder by name, with real weights if they are asked for."
+    if type(ni) is not int or ni < 1: raise ValueError(f"ni must be a whole number of channels, at least 1, got {ni!r}")
     if pretrained and weights is not None: raise ValueError("give either pretrained=True or a file of weights, not both")
     return _new_encoder(name, ni, layers).load_from(pretrained, weights)
 
