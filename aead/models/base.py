@@ -68,8 +68,9 @@ class BaseAutoencoder(nn.Module):
         x:Tensor # images in the model's space, `b c h w`
     )->Tensor: # reconstructions, shaped as `x`
         h,w = self._check(x)
-        x = F.pad(x, (0, -w%self.stride, 0, -h%self.stride), mode='replicate')
-        return self.decode(self.encode(x))[..., :h, :w]
+        return self.decode(self.encode(self._pad(x)))[..., :h, :w]
+
+    def _pad(self, x): return F.pad(x, (0, -x.shape[-1]%self.stride, 0, -x.shape[-2]%self.stride), mode='replicate')
 
     def _check(self, x):
         "Height and width of `x`, after a look at its shape."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ResBlock', 'Decoder', 'feature_distance', 'ResNetAutoencoder', 'resnet_ae']
 
-# %% ../../nbs/22_models.resnet_ae.ipynb #6a2b7d45
+# %% ../../nbs/22_models.resnet_ae.ipynb #e945ed8c
 import torch, torch.nn.functional as F
 from einops import reduce
 from fastcore.basics import patch
@@ -15,7 +15,7 @@ from .base import BaseAutoencoder, Recon, model_registry
 from .cnn_ae import conv_block, pixel_head
 from .encoders import get_encoder, stage_layers
 
-# %% ../../nbs/22_models.resnet_ae.ipynb #2d323c03
+# %% ../../nbs/22_models.resnet_ae.ipynb #ebf5bf7e
 class ResBlock(nn.Module):
     "Two 3×3 convolutions around a shortcut."
     def __init__(self,
@@ -51,7 +51,7 @@ class Decoder(nn.Module):
         for up in self.ups: hs.append(up(hs[-1]))
         return hs[::-1]
 
-# %% ../../nbs/22_models.resnet_ae.ipynb #61072641
+# %% ../../nbs/22_models.resnet_ae.ipynb #ee533aff
 def feature_distance(
     f:Tensor, # features of the image, `b c h w`
     fr:Tensor # their reconstruction, shaped as `f`
@@ -62,7 +62,7 @@ def feature_distance(
     power = reduce(f**2, 'b c h w -> b 1 1', 'mean').clamp_min(1e-8)
     return ((angle + reduce((f-fr)**2, 'b c h w -> b h w', 'mean')/power)/2).clamp_min(0)
 
-# %% ../../nbs/22_models.resnet_ae.ipynb #0f582aa8
+# %% ../../nbs/22_models.resnet_ae.ipynb #0d42d08a
 def _awake(encoder):
     "timm starts the last norm of residual blocks at 0, which leaves the block without a gradient in the first step; 1, as in torchvision, trains as well here."
     for o in encoder.modules():
@@ -107,7 +107,7 @@ class ResNetAutoencoder(BaseAutoencoder):
         if self.frozen: self.encoder.eval()
         return self
 
-# %% ../../nbs/22_models.resnet_ae.ipynb #a308c3a2
+# %% ../../nbs/22_models.resnet_ae.ipynb #f9f4a5cf
 @patch
 def _check_weights(self:ResNetAutoencoder):
     s = self.settings
@@ -148,7 +148,7 @@ def _check(self:ResNetAutoencoder, x):
         if fits: raise ValueError(f"resnet_ae with these settings needs images of at least {self.min_size} px a side, got {x.shape[-2]}×{x.shape[-1]}; use a larger size or depth={fits}")
     return BaseAutoencoder._check(self, x)
 
-# %% ../../nbs/22_models.resnet_ae.ipynb #f4f2d26d
+# %% ../../nbs/22_models.resnet_ae.ipynb #cefcaf74
 @patch
 def _build_features(self:ResNetAutoencoder, ni, nf, nz):
     self.encoder.requires_grad_(False).eval()
@@ -178,10 +178,7 @@ def _decode_features(self:ResNetAutoencoder, z):
     hs = self.decoder(z)
     return [o(h) for o,h in zip(self.to_features, hs)], self.head(hs[self.at].detach())
 
-@patch
-def _pad(self:ResNetAutoencoder, x): return F.pad(x, (0, -x.shape[-1]%self.stride, 0, -x.shape[-2]%self.stride), mode='replicate')
-
-# %% ../../nbs/22_models.resnet_ae.ipynb #a5ddc2da
+# %% ../../nbs/22_models.resnet_ae.ipynb #0e8cbb16
 @patch
 def training_step(self:ResNetAutoencoder,
     corrupted:Tensor, # what the model sees, `b c h w`, in [0,1]
@@ -220,7 +217,7 @@ def load_pretrained(self:ResNetAutoencoder):
     self.encoder.load_from(self.settings['pretrained'], self.settings['weights'])
     self.ready.fill_(True)
 
-# %% ../../nbs/22_models.resnet_ae.ipynb #0e8cbb16
+# %% ../../nbs/22_models.resnet_ae.ipynb #4822d220
 @model_registry
 def resnet_ae(
     ni:int=3, # channels of the images

@@ -284,9 +284,6 @@ def reconstruct(self:ViTAutoencoder,
     xr = sum(v*self.decode(self.encode_seen(x, i.to(x.device))) for i,v in zip(seen, weight.to(x.device)))
     return Recon(xr[...,:h,:w], {})
 
-@patch
-def _pad(self:ViTAutoencoder, x): return F.pad(x, (0, -x.shape[-1]%self.stride, 0, -x.shape[-2]%self.stride), mode='replicate')
-
 # %% ../../nbs/23_models.vit_ae.ipynb #1b5b178e
 @patch
 def training_step(self:ViTAutoencoder,
