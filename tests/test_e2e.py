@@ -401,7 +401,7 @@ def test_nan_stops_and_keeps_the_checkpoint(part, tiny, tmp_path, cmd, monkeypat
 
 def test_bad_learning_rate_ends_in_a_line(part, tiny, tmp_path, cmd):
     "It learns nothing, or stops; either way without a traceback."
-    (tmp_path/'c.yaml').write_text(TINY_YAML.replace('lr: 0.005', 'lr: 9.9, clip: 0'))
+    (tmp_path/'c.yaml').write_text(TINY_YAML.replace('lr: 0.005', 'lr: 9.9\n  clip: 0'))
     res = cmd('train', '--data', part, '--config', tmp_path/'c.yaml', '--epochs', 8, '--out', tmp_path/'run')
     if res.status: refused(res, 'loss became', alone=False)
     else: check_run(tmp_path/'run')
