@@ -133,6 +133,8 @@ class TrainConfig(_Section):
               'ema': (lambda v: 0 <= v < 1, 'from 0 to below 1'), 'seed': (lambda v: 0 <= v < 2**31, 'from 0 to 2147483647')}
 
 # %% ../nbs/00_config.ipynb #079c0dd2
+def _is_weight(w): return type(w) in (int,float) and 0 < w < float('inf')
+
 @dataclass(frozen=True)
 class DetectConfig(_Section):
     "How reconstructions become scores and decisions."
@@ -144,11 +146,9 @@ class DetectConfig(_Section):
     _rules = {'sigma': (lambda v: 0 <= v <= 100, 'from 0 to 100 pixels'), 'far': (lambda v: 0 < v < 1, 'between 0 and 1'),
               'top': (lambda v: 0 < v <= 1, 'a share above 0, at most 1'),
               'pool': (lambda v: v in ('max','mean','top'), "'max', 'mean' or 'top'"),
-              'maps': (lambda v: len(v)>0 and all(type(w) in (int,float) and 0 < w < float('inf') for w in v.values()), 'names with weights above 0')}
+              'maps': (lambda v: len(v)>0 and all(map(_is_weight, v.values())), 'names with weights above 0')}
 
 # %% ../nbs/00_config.ipynb #7fdf52c9
-def _is_weight(w): return type(w) in (int,float) and 0 < w < float('inf')
-
 _sections = {'data': DataConfig, 'train': TrainConfig, 'detect': DetectConfig}
 
 @dataclass(frozen=True)
