@@ -11,20 +11,24 @@ from .data.catalog import *
 from .data.synthetic import *
 from .data.preprocessing import *
 from .data.augmentation import *
+from .data.defects import *
 from .data.dataset import *
 from .data.loaders import *
 from .models.base import *
 from .models.cnn_ae import *
+from .models.head import *
 from .models.zoo import *
 from .losses import *
 from .learner import *
 from .calibration import *
+from .scoring import *
 from .detect import *
 from .metrics import *
 from .stats import *
 from .visualization import *
 from .report import *
 from .runs import *
+from .protocol import *
 
 # %% ../nbs/99_all.ipynb #01c5d9bf
 #| eval: false

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['err_maps', 'losses', 'mask_losses', 'l1', 'l2', 'charbonnier', 'gaussian_window', 'blur', 'ssim_map', 'ssim',
            'grad_magnitude', 'gms', 'msgms', 'SSIMloss', 'MSSSIMLoss', 'PerceptualLoss', 'masked_mean', 'FocalLoss',
-           'DiceLoss', 'WeightedLoss']
+           'DiceLoss', 'WeightedLoss', 'MaskLoss']
 
 # %% ../nbs/30_losses.ipynb #f718e4dc
 import inspect, math
@@ -407,3 +407,21 @@ class WeightedLoss(nn.Module):
         y = xr if valid is None else torch.where(valid[:,None]>0, xr, x)
         maps = sum(w*masked_mean(f(x, xr), valid) for f,w in self.maps)
         return maps + sum(w*f(x, y) for f,w in zip(self.losses, self.loss_weights))
+
+# %% ../nbs/30_losses.ipynb #d2b8ccd2
+class MaskLoss(nn.Module):
+    "Weighted sum of losses on maps and masks."
+    def __init__(self,
+        weights:dict # `{name or loss: weight above 0}`, or in place of a weight `{'weight': …, **settings}`
+    ):
+        super().__init__()
+        if not weights: raise ValueError(f"a loss on masks needs at least one term.{nearest('', list(mask_losses))}")
+        terms = [(_with_settings(mask_losses.get_fn(k), s, _label(k)),w) for k,(w,s) in ((k,_get_weight(k, v)) for k,v in weights.items())]
+        self.losses,self.weights = nn.ModuleList(f if isinstance(f, nn.Module) else f() for f,_ in terms),[w for _,w in terms]
+
+    def forward(self,
+        logits:Tensor, # of a defect, `b h w`
+        mask:Tensor, # defect pixels, `b h w` of 0/1
+        valid:Tensor|None=None # pixels that count, `b h w` of 0/1; None: all
+    )->Tensor: # scalar
+        return sum(w*f(logits, mask, valid) for f,w in zip(self.losses, self.weights))

@@ -6,7 +6,7 @@
 __all__ = ['ResizeImage', 'get_test_augmentations', 'get_train_augmentations', 'sample_seed', 'augment']
 
 # %% ../../nbs/13_data.augmentation.ipynb #dcef179c
-import os, random
+import math, os, random
 from hashlib import blake2b
 
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1') # at import it would look for a newer version on the network
@@ -61,6 +61,18 @@ class _Elastic(A.ElasticTransform):
         y,x = np.indices((h,w), dtype=np.float32)
         return {'map_x': x+push[...,0], 'map_y': y+push[...,1]}
 
+class _Gamma(A.ImageOnlyTransform):
+    "Pixels in [0,1] to a power from exp(-gamma) to exp(gamma); albumentations' own gives float64."
+    def __init__(self, gamma, p): super().__init__(p=p); self.gamma = gamma
+    def get_params(self): return {'power': math.exp(self.py_random.uniform(-self.gamma, self.gamma))}
+    def apply(self, img, power, **params): return np.power(img, np.float32(power))
+
+def _zoom(hw, zoom):
+    "A crop of up to `zoom` less in height and width, each for itself, back at its size."
+    h,w = hw
+    least = 1-zoom
+    return A.RandomResizedCrop((h,w), (least**2, 1), (least*w/h, w/h/least), cv2.INTER_LINEAR, cv2.INTER_NEAREST, p=0.5)
+
 def _check_strengths(top, **values):
     "Each value must be a number from 0 to `top`."
     for n,v in values.items():
@@ -76,11 +88,14 @@ def get_train_augmentations(
     elastic:float=0.5, # typical displacement, pixels of the result; a fifth of the images
     brightness:float=0.1, # largest shift of brightness, in units of [0,1]; half of the images
     contrast:float=0.1, # largest relative change of contrast; the same half
-    noise:float=0.02 # largest standard deviation of noise, in units of [0,1]; half of the images
+    noise:float=0.02, # largest standard deviation of noise, in units of [0,1]; half of the images
+    zoom:float=0., # largest share of height and of width that is cropped off, up to 0.9; half of the images
+    gamma:float=0. # largest natural logarithm of the power that [0,1] is raised to; half of the images
 )->A.Compose: # call it with image=`h w c` float32 in [0,1], mask= or masks=[…] `h w` uint8; it returns a dict with the same keys
     "Resizes, then varies what varies between good parts. A strength or probability of 0 leaves its transform out."
     _check_strengths(1, hflip=hflip, vflip=vflip, rotate90=rotate90, brightness=brightness, contrast=contrast, noise=noise)
-    _check_strengths(5, elastic=elastic)
+    _check_strengths(5, elastic=elastic, gamma=gamma)
+    _check_strengths(.9, zoom=zoom)
     to_size = ResizeImage(image_size, resize, fill)
     h,w = to_size.size
     return A.Compose([
@@ -88,8 +103,10 @@ def get_train_augmentations(
         A.HorizontalFlip(p=hflip),
         A.VerticalFlip(p=vflip),
         (A.RandomRotate90 if h==w else _RotateHalf)(p=rotate90),
+        *[_zoom((h,w), zoom)]*(zoom>0),
         _Elastic(alpha=elastic, sigma=16, border_mode=cv2.BORDER_REFLECT_101, p=0.2 if elastic else 0),
         A.RandomBrightnessContrast(brightness_limit=brightness, contrast_limit=contrast, p=0.5 if brightness or contrast else 0),
+        *[_Gamma(gamma, p=0.5)]*(gamma>0),
         A.GaussNoise(std_range=(0., noise), p=0.5 if noise else 0)])
 
 # %% ../../nbs/13_data.augmentation.ipynb #af758f2a

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from ..config import nearest
 from .augmentation import augment, get_train_augmentations, sample_seed
+from .defects import add_defects
 from .preprocessing import read_image, read_mask, resize_image
 
 # %% ../../nbs/15_data.dataset.ipynb #6d8cd3e9
@@ -28,7 +29,9 @@ class ImageDataset(Dataset):
         resize:str='stretch', # `stretch`, `pad` or `crop` to that size
         channels:int|None=None, # 1 or 3 converts; None keeps the image's own
         augment:bool|dict=False, # vary the images; a dict sets keywords of `get_train_augmentations`
-        seed:int=0, # of the augmentation
+        seed:int=0, # of augmentation and defects
+        defects:float=0., # share of the images that get synthetic defects
+        kinds:dict|None=None, # kinds of defects and their weights; None: all, as `default_kinds` weighs them
         read=read_image, # `(path, channels) -> h w c` float32 in [0,1]
         cache_mb:int=512 # memory for images already read, MB; 0: read them again each time
     ):
@@ -36,14 +39,17 @@ class ImageDataset(Dataset):
         self.hw = size if isinstance(size, tuple) else (size,size)
         self.resize,self.channels,self.read,self.seed,self.epoch = resize,channels,read,seed,0
         self.tfm = train_pipeline(self.hw, resize, augment)
+        self.defects,self.kinds = defects,kinds
+        self.use = list(range(len(self.paths)))          # rows in use: training may leave out suspects
         self._cache,self._room = {},cache_mb*2**20
 
-    def __len__(self): return len(self.paths)
+    def __len__(self): return len(self.use)
 
     def load(self,
         i:int # index
     )->tuple: # image `h w c` float32, mask `h w` uint8 or None, valid `h w` uint8, all at the model's size
         "The image without augmentation, from memory if it was kept."
+        i = self.use[i]
         if i in self._cache: return self._cache[i]
         img = self.read(self.paths[i], self.channels)
         mask = read_mask(self.masks[i], img.shape[:2]) if self.masks[i] else None
@@ -53,9 +59,16 @@ class ImageDataset(Dataset):
         return out
 
     def __getitem__(self, i):
-        img,mask,valid = self.load(i)
-        if self.tfm is not None: img,mask,valid = _vary(self.tfm, img, mask, valid, sample_seed(self.seed, self.epoch, i))
-        return to_tensors(img, mask, valid)
+        (img,mask,valid),seed = self.load(i%len(self)),sample_seed(self.seed, self.epoch, i)
+        if self.tfm is not None: img,mask,valid = _vary(self.tfm, img, mask, valid, seed)
+        if self.defects==0: return to_tensors(img, img, mask, valid)
+        bad,drawn = self._corrupt(img, valid, np.random.default_rng([seed, 1]))
+        return to_tensors(bad, img, drawn if mask is None else drawn|mask, valid)
+
+    def _corrupt(self, img, valid, rng):
+        "`img` with synthetic defects, some made of another image, and their mask."
+        other = self.load(int(rng.integers(len(self))))[0]
+        return add_defects(img, rng, other if other.shape==img.shape else None, self.kinds, self.defects, valid=valid)
 
 # %% ../../nbs/15_data.dataset.ipynb #752084bc
 def train_pipeline(
@@ -78,14 +91,15 @@ def _vary(tfm, img, mask, valid, seed):
     with _one_at_a_time: return augment(tfm, img, mask, seed, roi=valid)
 
 def to_tensors(
-    img:np.ndarray, # `h w c` float32
+    x:np.ndarray, # what the model sees, `h w c` float32
+    clean:np.ndarray, # what it should give back; the same array where they are alike
     mask, # `h w` of 0/1, or None: no defect
     valid:np.ndarray # `h w` of 0/1
 )->tuple: # x `c h w`, clean `c h w`, mask `h w`, valid `h w`, float
     "An item of a batch."
-    x = torch.from_numpy(np.ascontiguousarray(img.transpose(2,0,1)))
+    t = {id(o): torch.from_numpy(np.ascontiguousarray(o.transpose(2,0,1))) for o in (x, clean)}
     m,v = (torch.from_numpy(np.asarray(o, np.float32)) for o in (np.zeros_like(valid) if mask is None else mask, valid))
-    return x,x,m,v
+    return t[id(x)],t[id(clean)],m,v
 
 # %% ../../nbs/15_data.dataset.ipynb #d70987c7
 def check_images(

@@ -28,7 +28,9 @@ class ImageDL(DataLoader):
         "Order and augmentation of the next pass."
         self.epoch = self.dataset.epoch = epoch
 
-    def shuffle_fn(self, idxs): return random.Random(f'{self.seed} {self.epoch}').sample(idxs, len(idxs))
+    def shuffle_fn(self, idxs):
+        rng,k = random.Random(f'{self.seed} {self.epoch}'),len(self.dataset)
+        return [i+o for o in range(0, len(idxs), k) for i in rng.sample(range(k), k)[:len(idxs)-o]]
 
     def show_batch(self, b=None, max_n=9, **kwargs):
         "Draws images of a batch; the outline is the mask, if there is one."
@@ -61,6 +63,9 @@ def get_dls(
     seed:int=0, # of order and augmentation
     workers:int|None=None, # loader processes; None: none on a CPU, one a core up to eight on a GPU
     device=None, # where batches go; None: fastai's default
+    batches:int|None=None, # in a pass over the training images; None: as many as take each image once
+    defects:float=0., # share of the images that get synthetic defects, in validation too
+    kinds:dict|None=None, # kinds of defects and their weights; None: all
     **kwargs # further arguments of `ImageDataset`: `read`, `cache_mb`
 )->DataLoaders: # loaders; `dls.train` and `dls.valid`
     "fastai loaders whose batches are `(x, clean, mask, valid)`."
@@ -70,7 +75,7 @@ def get_dls(
     if train.label.any(): raise ValueError(f"{int(train.label.sum())} training images are defective; training takes good ones only")
     device = torch.device(device or default_device())
     nw = workers if workers is not None else 0 if device.type=='cpu' else min(8, torch.multiprocessing.cpu_count())
-    kw = dict(size=size, resize=resize, channels=channels, seed=seed, **kwargs)
+    kw = dict(size=size, resize=resize, channels=channels, seed=seed, defects=defects, kinds=kinds, **kwargs)
     bs = min(bs, len(train))
-    return DataLoaders(ImageDL(ImageDataset(train, augment=augment, **kw), seed, bs=bs, shuffle=True, drop_last=True, num_workers=nw),
+    return DataLoaders(ImageDL(ImageDataset(train, augment=augment, **kw), seed, bs=bs, shuffle=True, drop_last=True, num_workers=nw, n=batches and batches*bs),
                        ImageDL(ImageDataset(val, **kw), seed, bs=bs, num_workers=nw), device=device)

@@ -13,7 +13,7 @@ from einops import rearrange, reduce
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from .base import BaseAutoencoder, Recon, model_registry
+from .base import BaseAutoencoder, Pass, Recon, model_registry
 from .diffusion import Schedule, get_x0_noise, noises, predictions, sample_ddim, sample_ddpm, schedules
 
 # %% ../../nbs/24_models.diffusion_ae.ipynb #22034631
@@ -258,19 +258,27 @@ def weigh(self:DiffusionAutoencoder,
     return root*x0+root, guess+root
 
 @patch
-def training_step(self:DiffusionAutoencoder,
+def training_pass(self:DiffusionAutoencoder,
     corrupted:Tensor, # what is drowned in noise, `b c h w`, in [0,1]
     clean:Tensor, # what should come back, `b c h w`, in [0,1]
-    mask:Tensor|None, # pixels of synthetic defects; not used
     loss # `(x, xr) -> scalar`
-)->Tensor: # scalar
+)->Pass: # loss; no reconstruction, since most of these guesses start from much more noise than `reconstruct` does
     "The loss of one step of denoising, each image at a step of its own; outside autocast, on float32."
     self._check(corrupted)
     x,x0 = (_signed(self.prepare(o)) for o in (corrupted, clean))
     t,noise = self.draw_training(x)
     xt = self.schedule.q_sample(x, t, noise)
     out = self.run_net(xt, t)
-    with torch.autocast(x.device.type, enabled=False): return loss(*self.weigh(x0, xt, out, t))
+    with torch.autocast(x.device.type, enabled=False): return Pass(loss(*self.weigh(x0, xt, out, t)), None)
+
+@patch
+@torch.no_grad()
+def sketch(self:DiffusionAutoencoder,
+    x:Tensor # images, `b c h w`, in [0,1]
+)->Tensor: # shaped as `x`, in [0,1]
+    "Noise up to `start`, with the first draw of seed 0, and away with it in one step."
+    noise,t = self.draw_noise(x.shape[1:])[0].to(x),torch.full((len(x),), self.start, device=x.device)
+    return _unsigned(self.denoise(self.schedule.q_sample(_signed(x), t, noise.expand_as(x)), t))
 
 # %% ../../nbs/24_models.diffusion_ae.ipynb #eadce1e6
 @patch

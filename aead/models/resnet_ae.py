@@ -11,7 +11,7 @@ from einops import reduce
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from .base import BaseAutoencoder, Recon, model_registry
+from .base import BaseAutoencoder, Pass, Recon, model_registry
 from .cnn_ae import conv_block, pixel_head
 from .encoders import get_encoder, stage_layers
 
@@ -180,22 +180,21 @@ def _decode_features(self:ResNetAutoencoder, z):
 
 # %% ../../nbs/22_models.resnet_ae.ipynb #0e8cbb16
 @patch
-def training_step(self:ResNetAutoencoder,
+def training_pass(self:ResNetAutoencoder,
     corrupted:Tensor, # what the model sees, `b c h w`, in [0,1]
     clean:Tensor, # what it should give back, `b c h w`, in [0,1]
-    mask:Tensor|None, # pixels of synthetic defects; not used
     loss # `(x, xr) -> scalar`
-)->Tensor: # scalar
+)->Pass: # loss and reconstruction
     "The loss of the image; with features as the target, plus their mean distance."
     if self.training and not self.ready: raise ValueError("this resnet_ae has not got the weights it was asked to start from; call load_pretrained() before training")
-    if not self.frozen: return BaseAutoencoder.training_step(self, corrupted, clean, mask, loss)
+    if not self.frozen: return BaseAutoencoder.training_pass(self, corrupted, clean, loss)
     x,y = self.prepare(corrupted),self.prepare(clean)
     h,w = self._check(x)
     f = self.features(self._pad(y))
     fr,xr = self._decode_features(self._encode_features(f if torch.equal(x, y) else self.features(self._pad(x))))
     with torch.autocast(x.device.type, enabled=False):
         apart = sum(feature_distance(*o).mean() for o in zip(f, fr))/len(f)
-        return apart + loss(y.float(), xr[..., :h, :w].float())
+        return Pass(apart + loss(y.float(), xr[..., :h, :w].float()), xr[..., :h, :w])
 
 @patch
 def reconstruct(self:ResNetAutoencoder,

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from scipy.ndimage import distance_transform_edt
 from torch import nn, Tensor
 
-from .base import BaseAutoencoder, Recon, model_registry
+from .base import BaseAutoencoder, Pass, Recon, model_registry
 from .cnn_ae import pixel_head
 
 # %% ../../nbs/23_models.vit_ae.ipynb #c36b5b22
@@ -286,16 +286,15 @@ def reconstruct(self:ViTAutoencoder,
 
 # %% ../../nbs/23_models.vit_ae.ipynb #1b5b178e
 @patch
-def training_step(self:ViTAutoencoder,
+def training_pass(self:ViTAutoencoder,
     corrupted:Tensor, # what the model sees, `b c h w`, in [0,1]
     clean:Tensor, # what it should give back, `b c h w`, in [0,1]
-    mask:Tensor|None, # pixels of synthetic defects; not used
     loss # `(x, xr) -> scalar`
-)->Tensor: # scalar
+)->Pass: # loss and reconstruction
     "The loss over the whole image, of which a share was hidden; outside autocast, on float32."
     x,y = self.prepare(corrupted),self.prepare(clean)
     xr = self._reconstruct_at_random(x) if self.training else self.reconstruct(x).xr
-    with torch.autocast(y.device.type, enabled=False): return loss(y.float(), xr.float())
+    with torch.autocast(y.device.type, enabled=False): return Pass(loss(y.float(), xr.float()), xr)
 
 @patch
 def _reconstruct_at_random(self:ViTAutoencoder, x):
