@@ -166,9 +166,10 @@ class HeadConfig(_Section):
     nf:int = 16 # channels at half the image's size
     depth:int = 4 # number of halvings
     weight:float = 1. # of its loss beside the autoencoder's
+    memory:int = 0 # good patches to remember, for the map `memory`; 0: none
     loss:dict = field(default_factory=lambda: {'focal':10., 'dice':1.}) # losses on maps and masks by name: a weight, or a table of `weight` and settings
     _rules = {'nf': (lambda v: 1 <= v <= 1024, 'from 1 to 1024'), 'depth': (lambda v: 1 <= v <= 10, 'from 1 to 10'),
-              'weight': (_is_weight, 'a number above 0'), 'loss': (_are_losses, _what_losses)}
+              'weight': (_is_weight, 'a number above 0'), 'memory': (lambda v: 0 <= v <= 1_000_000, 'from 0 to 1000000'), 'loss': (_are_losses, _what_losses)}
 
 # %% ../nbs/00_config.ipynb #e9aa6054
 _sections = {'data': DataConfig, 'head': HeadConfig, 'train': TrainConfig, 'detect': DetectConfig}
@@ -205,7 +206,7 @@ def config_from_dict(
     if d.pop('schema', SCHEMA) != SCHEMA: raise ValueError(f"these settings have another schema than {SCHEMA}: update aead")
     for k,cls in _sections.items():
         if k=='head' and type(d.get(k)) in (bool,type(None)): d[k] = {} if d.get(k) else None
-        if d.get(k) is not None: _known(d[k], _names(cls), f"section '{k}'"); d[k] = cls(**d[k])
+        if k in d and not (k=='head' and d[k] is None): _known(d[k], _names(cls), f"section '{k}'"); d[k] = cls(**d[k])
     return Config(**d)
 
 def config_to_dict(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'Checkpoint', 'LineProgress', 'EpochSetter', 'set_seed',
-           'anomaly_learner', 'suspicion', 'Trim', 'get_passes', 'train_model']
+           'anomaly_learner', 'suspicion', 'training_images', 'Trim', 'get_passes', 'train_model']
 
 # %% ../nbs/40_learner.ipynb #87998bf0
 import json, random, sys, time
@@ -274,6 +274,16 @@ def suspicion(
     m = maps.get('head', (x-xr).abs().mean(1)).masked_fill(valid==0, -1e9).flatten(1)
     return m.topk(max(1, round(top*m.shape[1])), 1).values.clamp_min(-1e4).mean(1)
 
+def training_images(
+    dls, # `DataLoaders`
+    bs:int=16 # images at a time
+):
+    "Yields the training images in use, as they are, without changes or defects: images `b c h w` and their valid pixels `b h w`."
+    ds = dls.train.dataset
+    for k in range(0, len(ds), bs):
+        items = [ds.load(i) for i in range(k, min(k+bs, len(ds)))]
+        yield tuple(torch.stack(o).to(dls.device) for o in zip(*(to_tensors(x, x, None, v)[::3] for x,_,v in items)))
+
 class Trim(Callback):
     "Leaves out the most suspicious training images, anew at a quarter, half and three quarters of the training."
     order = -30 # before the loader is told the epoch
@@ -287,19 +297,13 @@ class Trim(Callback):
         ds = self.dls.train.dataset
         ds.use = list(range(len(ds.paths)))
         n = len(ds)-round(self.share*len(ds))
-        if n >= self.dls.train.bs: ds.use = sorted(torch.tensor(self.look(ds)).argsort(stable=True)[:n].tolist())
+        if n >= self.dls.train.bs: ds.use = sorted(self.look().argsort(stable=True)[:n].tolist())
 
-    def look(self, ds, bs=32):
+    def look(self):
         "Suspicion of every image, by the averaged weights."
         self.learn.ema._swap(); self.model.eval()
-        try:
-            return [s for k in range(0, len(ds), bs) for s in suspicion(self.model, *self._images(ds, range(k, min(k+bs, len(ds))))).tolist()]
+        try: return torch.cat([suspicion(self.model, *b) for b in training_images(self.dls)])
         finally: self.learn.ema._swap(); self.model.train()
-
-    def _images(self, ds, rows):
-        "Images and their valid pixels as they are, without changes or defects."
-        items = [(img,valid) for img,_,valid in map(ds.load, rows)]
-        return [torch.stack(o).to(self.dls.device) for o in zip(*(to_tensors(x, x, None, v)[::3] for x,v in items))]
 
 # %% ../nbs/40_learner.ipynb #197849e6
 def get_passes(
@@ -331,4 +335,6 @@ def train_model(
     if start==0: model.load_pretrained()
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
     else: learn.ema.after_fit()
-    return learn.model.eval()
+    model = learn.model.eval()
+    model.remember(training_images(dls))
+    return model

@@ -67,14 +67,19 @@ def _settle(out, cfg, resume):
     if cfg is not None: _same_settings(old, cfg)
     return old
 
+def _asked(cfg):
+    "The settings without what a run adds: channels, and the way of scoring that was searched for."
+    models = {k: {a:b for a,b in v.items() if a!='ni'} for k,v in cfg.models.items() if set(v)-{'ni'}}
+    found = dict(maps={'l1':1.}, sigma=0., pool='max', top=1.) if cfg.detect.search else {}
+    return config_to_dict(replace(cfg, models=models, data=replace(cfg.data, channels=None), detect=replace(cfg.detect, **found)))
+
 def _same_settings(old, new):
     "Complains about the first setting in which `new` differs; what training adds by itself does not count."
-    strip = lambda c: config_to_dict(replace(c, models={k: {a:b for a,b in v.items() if a!='ni'} for k,v in c.models.items() if set(v)-{'ni'}}, data=replace(c.data, channels=None)))
-    a,b = strip(old),strip(new)
+    a,b = _asked(old),_asked(new)
     for s in a:
-        for k in (a[s] if isinstance(a[s], dict) else ()):
+        for k in (a[s] if isinstance(a[s], dict) and isinstance(b[s], dict) else ()):
             if b[s].get(k)!=a[s][k] and (k, b[s].get(k))!=('split','auto'): raise ValueError(f"the run has {s}.{k} = {a[s][k]!r}, not {b[s].get(k)!r}; resume it with its own settings, or train a new one")
-        if not isinstance(a[s], dict) and a[s]!=b[s]: raise ValueError(f"the run has {s} = {a[s]!r}, not {b[s]!r}; resume it with its own settings, or train a new one")
+        if not (isinstance(a[s], dict) and isinstance(b[s], dict)) and a[s]!=b[s]: raise ValueError(f"the run has {s} = {a[s]!r}, not {b[s]!r}; resume it with its own settings, or train a new one")
 
 # %% ../nbs/85_runs.ipynb #a3069086
 def train_run(

@@ -130,12 +130,12 @@ def _check_names(names):
 def get_mixes(
     names # of maps
 )->list: # of `{name: weight}`
-    "What maps to try: each alone, the head with each of the others, L1 with SSIM."
+    "What maps to try: each alone, the head with each of the others, with as much of the memory, L1 with SSIM."
     names = list(names)
     _check_names(names)
     mixes = [{k:1.} for k in names]
     if 'head' in names: mixes += [{'head':1., k:.5} for k in names if k!='head']
-    return mixes + ([{'l1':1., 'ssim':1.}] if {'l1','ssim'} <= set(names) else [])
+    return mixes + [dict.fromkeys(o, 1.) for o in (('head','memory'),('l1','ssim')) if set(o) <= set(names)]
 
 _sigmas = 0.,1.,2.
 _pools = ('max',1.),('top',.002),('top',.01),('top',.03),('top',.1),('mean',1.)
@@ -196,24 +196,24 @@ def _candidate_scores(ms, valid, names, mixes, spreads):
 def search_scoring(
     graph:ScoringGraph, # its `maps` are those to search among
     ds, # good images of `val`: a data set with `load(i) -> (image h w c, mask, valid)`
-    kinds=None, # names of synthetic defects; None: all of `default_kinds`
+    kinds:dict|None=None, # kinds of synthetic defects and their weights; None: `default_kinds`
     n:int=64, # images at most
     bs:int=16, # images at a time
     seed:int=0 # of the defects
 )->pd.DataFrame: # a row per candidate, best first: `maps` (weights by name), `sigma`, `pool`, `top`, `auroc`, and a column for each kind
     "Compares ways of scoring by synthetic defects on good images."
-    names,kinds = list(graph.maps),list(default_kinds if kinds is None else kinds)
+    names,kinds = list(graph.maps),default_kinds if kinds is None else kinds
     mixes,scores,labels = get_mixes(names),{},[]
     spreads = _spreads(_map_batches(graph, corrupt_each(ds, [], n, seed), bs), _sigmas)
     for ms,valid,ks in _map_batches(graph, corrupt_each(ds, kinds, n, seed), bs):
         labels += ks
         for c,s in _candidate_scores(ms, valid, names, mixes, spreads).items(): scores.setdefault(c, []).extend(s)
-    rows = [dict(maps=mixes[i], sigma=o, pool=p, top=t, **_by_kind(np.array(s), np.array(labels))) for (i,o,p,t),s in scores.items()]
+    rows = [dict(maps=mixes[i], sigma=o, pool=p, top=t, **_by_kind(np.array(s), np.array(labels), kinds)) for (i,o,p,t),s in scores.items()]
     return pd.DataFrame(rows).sort_values('auroc', ascending=False, kind='stable').reset_index(drop=True)
 
-def _by_kind(s, labels):
-    "AUROC of each kind of defect against the good images, and their mean."
+def _by_kind(s, labels, weights):
+    "AUROC of each kind of defect against the good images, and their weighted mean."
     good,each = s[labels==''],{}
     for k in dict.fromkeys(labels[labels!='']): each[k] = roc_auc_score(np.r_[np.zeros(len(good)), np.ones((labels==k).sum())], np.r_[good, s[labels==k]])
     if not each: raise ValueError('no synthetic defect shows on the good images of val; are they empty?')
-    return {'auroc': float(np.mean(list(each.values()))), **each}
+    return {'auroc': float(np.average(list(each.values()), weights=[weights[k] for k in each])), **each}

@@ -56,6 +56,8 @@ def _check_image(img, name='image', shape=None):
 
 def _least_area(n): return max(4, 4e-4*n)
 
+_plain = 3. # how plain defects are: each least strength and least change of brightness is this many times what can just be seen
+
 def _maker(least, most=.5, tries=5):
     "Registers a drawer as a maker; a defect must reach strength `least`, and cover no more than a share `most`."
     def wrap(draw):
@@ -67,7 +69,7 @@ def _maker(least, most=.5, tries=5):
             for _ in range(tries):
                 box,new,*how = draw(image, rng, other)
                 new,m,strength = _settle(image[box], new, *how)
-                if strength>=least and _least_area(n)<=cv2.countNonZero(m)<=most*n:
+                if strength>=_plain*least and _least_area(n)<=cv2.countNonZero(m)<=most*n:
                     image,mask[box] = image.copy(),m
                     image[box] = new
                     break
@@ -82,8 +84,8 @@ def _log(rng, lo, hi): return lo*(hi/lo)**rng.random()
 def _sign(rng): return 1 if rng.random()<.5 else -1
 
 def _shift(roi, grain, rng, least, dark=.7, top=.4):
-    "A signed change of brightness for each channel, `c`, of at least `least` times 0.01 + `grain`."
-    lo = least*(.01+grain)
+    "A signed change of brightness for each channel, `c`, of at least 3 `least` times 0.01 + `grain`."
+    lo = _plain*least*(.01+grain)
     a,mean = _log(rng, lo, max(top, 2*lo)),float(roi.mean())
     down = rng.random()<dark
     if a > (mean if down else 1-mean): down = mean>.5

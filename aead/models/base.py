@@ -161,6 +161,12 @@ def reconstruct(self:BaseAutoencoder,
     return Recon(self(x), {})
 
 @patch
+def remember(self:BaseAutoencoder,
+    batches # iterable of good images of the training, `b c h w`, in [0,1], and their valid pixels, `b h w`
+):
+    "Takes what it wants to keep of the training images, once, after training; most families keep nothing."
+
+@patch
 def load_pretrained(self:BaseAutoencoder):
     "Loads what the settings want to start from, once, before training; most families start from scratch."
 

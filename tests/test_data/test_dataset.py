@@ -559,3 +559,58 @@ def test_loader_processes_after_threads_were_used(tmp_path):
     '''
     import subprocess, sys
     subprocess.run([sys.executable, '-c', code], check=True, timeout=120, capture_output=True)
+
+# --- synthetic defects and passes of any length
+
+def test_defects_depend_on_image_epoch_and_seed_only(synth):
+    df = synth[synth.split=='train'].reset_index(drop=True)
+    a,b,c = (ImageDataset(df, 32, defects=1., seed=s, cache_mb=m) for s,m in ((0,64),(0,0),(1,64)))
+    xs = [a[i] for i in range(6)]
+    assert all(torch.equal(p, q) for i in reversed(range(6)) for p,q in zip(xs[i], b[i]))
+    assert not all(torch.equal(xs[i][0], c[i][0]) for i in range(6))
+    a.epoch = 1
+    assert not all(torch.equal(xs[i][0], a[i][0]) for i in range(6))
+
+@pytest.mark.parametrize('augment', [False,True])
+def test_only_marked_pixels_differ_from_clean(synth, augment):
+    df = synth[synth.split=='train'].reset_index(drop=True)
+    ds = ImageDataset(df, 32, augment=augment, defects=1., seed=3)
+    plain = ImageDataset(df, 32, augment=augment, seed=3)
+    n = 0
+    for i in range(8):
+        x,clean,mask,valid = ds[i]
+        assert torch.equal(clean, plain[i][0]) and torch.equal(x[:,mask==0], clean[:,mask==0]) and x.min()>=0 and x.max()<=1
+        n += int(mask.any())
+    assert n >= 6
+
+def test_defects_stay_out_of_the_padding(tmp_path):
+    import cv2
+    rng = np.random.default_rng(0)
+    for i in range(6): cv2.imwrite(str(tmp_path/f'{i}.png'), cv2.GaussianBlur(rng.integers(0, 256, (20,60), np.uint8), (0,0), 1.5))
+    df = pd.DataFrame({'path': [str(tmp_path/f'{i}.png') for i in range(6)], 'mask': ''})
+    ds = ImageDataset(df, 64, 'pad', defects=1.)
+    for i in range(6):
+        x,clean,mask,valid = ds[i]
+        assert 0 < valid.mean() < 1 and not mask[valid==0].any() and torch.equal(x[:,valid==0], clean[:,valid==0])
+
+@pytest.mark.parametrize('share', [0,.3,1])
+def test_share_of_images_with_defects(synth, share):
+    ds = ImageDataset(synth[synth.split=='train'].reset_index(drop=True), 32, defects=float(share))
+    got = np.mean([bool(ds[i+k*len(ds)][2].any()) for k in range(40) for i in range(5)])
+    assert abs(got-share) < .12
+
+@pytest.mark.parametrize('batches', [1,3,11])
+def test_a_pass_of_any_length(synth, batches):
+    dl = get_dls(synth, 32, 4, workers=0, device='cpu', batches=batches).train
+    dl.set_epoch(2)
+    idxs,n = dl.get_idxs(),len(dl.dataset)
+    assert len(dl)==batches and len(list(dl))==batches and len(idxs)==4*batches==len(set(idxs))
+    rounds = [sorted(i%n for i in idxs[k:k+n]) for k in range(0, len(idxs), n)]
+    assert all(len(set(o))==len(o) for o in rounds) and all(o==list(range(n)) for o in rounds[:-1] if len(o)==n)
+    assert dl.get_idxs()==idxs
+
+def test_rows_out_of_use(synth):
+    df = synth[synth.split=='train'].reset_index(drop=True)
+    ds,part = ImageDataset(df, 32),ImageDataset(df, 32)
+    part.use = [3,1]
+    assert len(part)==2 and torch.equal(part[0][0], ds[3][0]) and torch.equal(part[3][0], ds[1][0])

@@ -385,3 +385,73 @@ def test_random_numbers_go_on_where_they_stopped(make, tmp_path):
     assert (start := learn.resume())==2
     learn.fit_one_cycle(4, start_epoch=start)
     assert same(weights(learn.model), weights(whole.model))
+
+# --- with a head, by steps, with suspects left out
+
+HEADED = dict(head={'nf':8, 'depth':2, 'memory':16}, data=dict(defects=.6))
+
+@pytest.fixture
+def run_headed(synth, cfg):
+    "Trains a model with a head: `run_headed(path, steps=9)`."
+    return lambda path=None, resume=False, df=None, **kw: train_model(one_channel(cfg(train={'bs':4, 'steps':9, **kw}, **HEADED)), synth if df is None else df, path, resume, 'cpu')
+
+def test_the_same_seed_gives_the_same_head_and_memory(run_headed):
+    a,b,c = (run_headed(seed=s).state_dict() for s in (0,0,1))
+    assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], c[k]) for k in a)
+    assert a['memory.full'] and a['memory.bank'].any(1).all()
+
+def test_steps_count_batches(run_headed, tmp_path, monkeypatch):
+    seen = []
+    real = AnomalyLearner._do_one_batch
+    monkeypatch.setattr(AnomalyLearner, '_do_one_batch', lambda self: (seen.append(self.training), real(self))[1])
+    run_headed(tmp_path, steps=9)
+    assert sum(seen)==9 and len(pd.read_csv(tmp_path/'history.csv'))==1
+
+def test_passes_longer_than_the_data_resume_exactly(run_headed, tmp_path, monkeypatch):
+    "Three passes of four batches each; cut off in the second."
+    monkeypatch.setattr('aead.learner.get_passes', lambda t: (3,4))
+    whole = run_headed(tmp_path/'a').state_dict()
+    real,n = AnomalyLearner._do_one_batch,[0]
+    def cut(self):
+        n[0] += self.training
+        if n[0]==7: raise KeyboardInterrupt
+        return real(self)
+    with monkeypatch.context() as m:
+        m.setattr(AnomalyLearner, '_do_one_batch', cut)
+        with pytest.raises(KeyboardInterrupt): run_headed(tmp_path/'b')
+    again = run_headed(tmp_path/'b', resume=True).state_dict()
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+def test_suspects_stay_left_out_after_resuming(synth, cfg, tmp_path, monkeypatch):
+    kw = dict(train=dict(bs=4, epochs=4, trim=.2))
+    train = lambda path, resume=False: train_model(one_channel(cfg(**kw)), synth, path, resume, 'cpu').state_dict()
+    whole = train(tmp_path/'a')
+    real = AnomalyLearner._do_one_batch
+    def cut(self):
+        if self.epoch==2 and self.training: raise KeyboardInterrupt
+        return real(self)
+    with monkeypatch.context() as m:
+        m.setattr(AnomalyLearner, '_do_one_batch', cut)
+        with pytest.raises(KeyboardInterrupt): train(tmp_path/'b')
+    again = train(tmp_path/'b', True)
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+def test_trim_leaves_out_what_is_odd(synth, tiny_model, tmp_path):
+    import cv2
+    odd = synth.copy()
+    rows = odd.index[odd.split=='train']
+    for i in rows[:2]: odd.loc[i, 'path'] = str(tmp_path/f'{i}.png'); cv2.imwrite(odd.path[i], np.random.default_rng(i).integers(0, 256, (48,48), np.uint8))
+    set_seed(0)
+    learn = anomaly_learner(get_dls(odd, 32, 4, workers=0, device='cpu'), tiny_model(ni=1), lr=5e-3, trim=2/len(rows))
+    learn.fit_one_cycle(4, 5e-3)
+    assert learn.dls.train.dataset.use==list(range(2, len(rows)))
+
+def test_trim_keeps_a_batch(synth, tiny_model):
+    learn = anomaly_learner(get_dls(synth, 32, 4, workers=0, device='cpu'), tiny_model(ni=1), trim=.99)
+    learn.fit_one_cycle(2, 5e-3)
+    assert len(learn.dls.train.dataset.use)==(synth.split=='train').sum()
+
+def test_without_a_head_defects_are_removed(synth, cfg):
+    "Denoising: `clean` is what is to come back."
+    m = train_model(one_channel(cfg(train=dict(epochs=1, bs=4), data=dict(defects=1.))), synth, device='cpu')
+    assert not m.reconstruct(torch.rand(1,1,32,32)).maps

@@ -1,0 +1,138 @@
+"""The defect head on every family: what it adds, and what it leaves alone."""
+import pytest, torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from aead.config import make_config
+from aead.learner import StepLoss
+from aead.losses import MaskLoss, WeightedLoss
+from aead.models.base import model_registry
+from aead.models.head import DefectHead, HeadedAutoencoder, PatchMemory, local_contrast, pick_spread, standardize
+from aead.models.zoo import build_model
+
+from ..makers import TINY
+
+every_model = pytest.mark.parametrize('name', sorted(model_registry))
+loss = StepLoss(WeightedLoss({'l1':1.}), MaskLoss({'focal':10., 'dice':1.}), None)
+
+@pytest.fixture
+def headed(tiny_model):
+    "Makes a family with a small head."
+    def make(name='cnn_ae', ni=3, **kw):
+        torch.manual_seed(0)
+        return HeadedAutoencoder(tiny_model(name, ni=ni), **{'nf':8, 'depth':3, **kw})
+    return make
+
+def corrupted(x, seed=0):
+    "Images with a bright square each, and its mask."
+    g = torch.Generator().manual_seed(seed)
+    y,mask = x.clone(),torch.zeros_like(x[:,0])
+    for i,(t,l) in enumerate(torch.randint(0, x.shape[-1]-10, (len(x),2), generator=g).tolist()): y[i,:,t:t+9,l:l+9] = 1; mask[i,t:t+9,l:l+9] = 1
+    return y, mask
+
+@every_model
+@pytest.mark.parametrize('ni,hw', [(1,(32,32)),(3,(32,48)),(5,(40,33))])
+def test_maps(name, ni, hw, headed, pictures):
+    m,x = headed(name, ni, memory=20).eval(),pictures(3, ni, hw)
+    with torch.no_grad():
+        m.remember([(x, torch.ones(3,*hw))])
+        plain,r = m.body.reconstruct(x),m.reconstruct(x)
+        assert torch.equal(r.xr, plain.xr) and set(r.maps)-set(plain.maps)=={'head','memory'}
+        for k in ('head','memory'): assert r.maps[k].shape==(3,*hw) and r.maps[k].isfinite().all() and r.maps[k].dtype==torch.float32
+        one = m.reconstruct(x[1:2]).maps                                  # each image for itself
+        for k in ('head','memory'): assert torch.allclose(one[k], r.maps[k][1:2], atol=1e-4)
+
+@every_model
+def test_learns_to_mark_and_leaves_the_body_alone(name, headed, pictures):
+    m,x = headed(name),pictures(8)
+    y,mask = corrupted(x)
+    opt = torch.optim.Adam(m.parameters(), 5e-3)
+    def apart():
+        with torch.no_grad(): z = m.eval().reconstruct(y).maps['head']
+        return (z[mask>0].mean()-z[mask==0].mean()).item()
+    m.train()
+    o = m.training_step(y, x, mask, loss)
+    assert o.isfinite() and o.ndim==0
+    o.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in m.head.parameters())
+    before = apart()
+    for _ in range(60): o = m.train().training_step(y, x, mask, loss); opt.zero_grad(); o.backward(); opt.step()
+    assert apart() > before+1
+
+@every_model
+def test_the_head_sends_no_gradient_to_the_body(name, headed, pictures):
+    m,x = headed(name).eval(),pictures(2)
+    y,mask = corrupted(x)
+    only_masks = StepLoss(lambda x,xr,valid: 0*xr.sum(), loss.mask_loss, None)
+    m.training_step(y, x, mask, only_masks).backward()
+    assert all(p.grad is None or not p.grad.any() for p in m.body.parameters()) and any(p.grad.any() for p in m.head.parameters())
+
+@every_model
+def test_is_the_body_in_all_else(name, headed, pictures):
+    m,x = headed(name).eval(),pictures(2)
+    assert (m.name,m.settings,m.stride,m.min_size)==(name,m.body.settings,m.body.stride,m.body.min_size) and m.prepare is m.body.prepare
+    with torch.no_grad(): assert torch.equal(m(x), m.body(x))
+    a,b = m.draw_noise((3,32,32), 1),m.body.draw_noise((3,32,32), 1)
+    assert a is None and b is None or torch.equal(a, b)
+    assert hasattr(m, 'attention_maps')==hasattr(m.body, 'attention_maps') and not hasattr(m, 'no_such_thing')
+    assert m.n_params()==m.body.n_params()+sum(p.numel() for p in m.head.parameters())
+    assert m.peak_memory(x) >= m.body.peak_memory(x)
+
+def test_weights_survive_with_the_memory(headed, pictures, tmp_path):
+    m,x = headed(memory=12).eval(),pictures(4)
+    m.remember([(x, torch.ones(4,32,32))])
+    save_file({k:v.contiguous() for k,v in m.state_dict().items()}, tmp_path/'m.safetensors')
+    new = headed(memory=12).eval()
+    new.load_state_dict(load_file(tmp_path/'m.safetensors'))
+    with torch.no_grad(): assert all(torch.equal(a, b) for a,b in zip(m.reconstruct(x).maps.values(), new.reconstruct(x).maps.values()))
+    assert bool(new.memory.full)
+
+def test_memory_does_not_depend_on_batches_and_skips_padding(headed, pictures):
+    x,valid = pictures(6),torch.ones(6,32,32)
+    valid[:,:,16:] = 0
+    banks = []
+    for bs in (1,4,6):
+        m = headed(memory=10).eval()
+        m.remember([(x[i:i+bs], valid[i:i+bs]) for i in range(0, 6, bs)], n=64)
+        banks.append(m.memory.bank.clone())
+    assert all(torch.allclose(banks[0], o, atol=1e-4) for o in banks[1:])
+    z = x.clone(); z[...,28:] = 9                                          # far beyond the padding's border
+    a,b = headed(memory=10).eval(),headed(memory=10).eval()
+    a.remember([(x, valid)]); with_padding = a.memory.bank.shape
+    assert with_padding==(10,16)
+
+@pytest.mark.parametrize('n,k', [(50,7),(50,50),(5,9),(1,1)])
+def test_pick_spread_is_greedy(n, k, rng):
+    x = torch.tensor(rng.normal(size=(n,4)), dtype=torch.float64)
+    got,want = pick_spread(x, k).tolist(),[int(((x-x.mean(0))**2).sum(1).argmin())]
+    while len(want) < min(n, k): want.append(int(torch.cdist(x, x[want]).amin(1).argmax()))
+    assert got==want
+
+@pytest.mark.parametrize('window', [3,7,15])
+def test_local_contrast_against_pooling(window, pictures):
+    x = pictures(2, 3, (30,41)).double()
+    mean = lambda o: F.avg_pool2d(F.pad(o, (window//2,)*4, mode='replicate'), window, 1)
+    d = x-mean(x)
+    assert torch.allclose(local_contrast(x, window), d/((mean(d*d)).sqrt()+.02), atol=1e-6)
+
+@pytest.mark.parametrize('gain,offset', [(.2,.1),(.5,.5),(1,0)])
+def test_exposure_does_not_matter(gain, offset, pictures):
+    x = pictures(2)
+    assert torch.allclose(standardize(gain*x+offset)[0], standardize(x)[0], atol=1e-4)
+
+@pytest.mark.parametrize('empty', [0.,.5,1.])
+def test_empty_images(empty, headed):
+    m,x = headed().eval(),torch.full((2,3,32,32), empty)
+    with torch.no_grad(): assert all(o.isfinite().all() for o in m.reconstruct(x).maps.values())
+
+@pytest.mark.parametrize('kw,what', [(dict(nf=0),'head.nf'),(dict(depth=1.5),'head.depth'),(dict(weight=-1),'head.weight'),(dict(weight=float('inf')),'head.weight')])
+def test_bad_settings(kw, what, headed):
+    with pytest.raises(ValueError, match=what): headed(**kw)
+
+@every_model
+def test_from_settings(name, pictures):
+    cfg = make_config(model=name, models={name: TINY[name]}, head={'nf':8, 'depth':2, 'memory':5}, defects=.5)
+    m = build_model(cfg)
+    assert isinstance(m, HeadedAutoencoder) and m.memory.bank.shape==(5,16)
+    assert not isinstance(build_model(make_config(model=name, models={name: TINY[name]}, defects=.5)), HeadedAutoencoder)
+    with pytest.raises(ValueError, match='data.defects'): build_model(make_config(model=name, head=True))
