@@ -269,8 +269,9 @@ def _nest(flat):
     return out
 
 def _layer(below, d):
-    "Settings `d` over those `below`; who says epochs means them, whatever number of steps was said before."
-    if isinstance(d.get('train'), dict) and 'epochs' in d['train']: d = _merge({'train': {'steps': None}}, d)
+    "Settings `d` over those `below`; who says epochs wants no number of steps from below, and who says how to score wants no search."
+    for s,said,off in (('train',{'epochs'},{'steps': None}), ('detect',{'maps','sigma','pool','top'},{'search': False})):
+        if isinstance(d.get(s), dict) and said & set(d[s]): d = _merge({s: off}, d)
     return _merge(below, d)
 
 # %% ../nbs/00_config.ipynb #83657dad

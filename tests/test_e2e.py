@@ -133,13 +133,28 @@ def test_every_family_by_command(name, part, tiny, tmp_path, cmd):
     assert again.status==0 and json.loads((tmp_path/'run'/'metrics.json').read_text())==m
 
 FEATURES = """
-data: {{size: 32, workers: 0}}
+head: null
+data: {{size: 32, workers: 0, defects: 0}}
 train: {{epochs: 2, bs: 8, lr: 0.005}}
 detect: {{far: 0.2, maps: {{feature_1: 1, feature: 1}}}}
 model: resnet_ae
 models:
   resnet_ae: {{backbone: test_resnet, depth: 2, nf: 8, target: features, {weights}}}
 """
+
+def test_a_head_by_command(part, tiny, tmp_path, cmd):
+    "Trained, searched, scored, refused; `search.csv` says what was chosen, and config.yaml has it."
+    args = ('train', '--data', part, '--config', tiny, '--device', 'cpu', '--recipe', 'tiles')
+    (tmp_path/'more.yaml').write_text(tiny.read_text().replace('head: null', 'head: {nf: 8, depth: 2, memory: 8}').replace('search: false', 'search: true').replace('defects: 0', 'defects: 0.5'))
+    res = cmd(*args[:4], tmp_path/'more.yaml', *args[5:], '--steps', 8, '--out', tmp_path/'run')
+    assert res.status==0, res.err
+    m,_ = check_run(tmp_path/'run', ('search.csv',))
+    cfg,found = load_yaml(tmp_path/'run'/'config.yaml'),pd.read_csv(tmp_path/'run'/'search.csv')
+    assert cfg['train']['steps']==8 and cfg['detect']['maps']==json.loads(found['maps'][0]) and cfg['detect']['pool']==found.pool[0] and any('memory' in o for o in found['maps'])
+    assert cmd('evaluate', '--run', tmp_path/'run').status==0 and json.loads((tmp_path/'run'/'metrics.json').read_text())==m
+    assert cmd(*args[:4], tmp_path/'more.yaml', *args[5:], '--steps', 8, '--out', tmp_path/'run', '--resume').status==0     # what the search chose is no other setting
+    refused(cmd(*args, '--head', 'on', '--defects', 0, '--out', tmp_path/'x'), 'data.defects', 'head')
+    refused(cmd(*args, '--head', 'maybe', '--out', tmp_path/'x'), 'on or off')
 
 def test_features_of_an_encoder_that_was_trained_here(done_run, part, tiny, tmp_path, cmd):
     "Reconstructs the features of an earlier run's encoder; once trained, the run needs that file no more."

@@ -10,7 +10,8 @@ from aead.data.catalog import load_catalog, split_catalog
 from aead.data.dataset import ImageDataset, read_batches
 from aead.data.loaders import get_dls
 from aead.data.preprocessing import fit_box, read_image
-from aead.detect import AnomalyDetector, ScoringGraph, load_detector, pool_top
+from aead.detect import AnomalyDetector, load_detector
+from aead.scoring import ScoringGraph, pool_top
 from aead.learner import anomaly_learner
 from aead.models.base import model_registry
 from aead.models.zoo import create_autoencoder
