@@ -104,7 +104,7 @@ def scores_file(
 def _keep(table, key, row, test, root):
     "Writes scores first: a row in the table says that they are there."
     names = [Path(p).relative_to(root).as_posix() if Path(p).is_relative_to(root) else p for p in test.path]
-    s = pd.DataFrame({**key, 'path': names, 'group': test.group, 'label': test.label, 'defect': test.defect, 'score': [float(f'{v:.5g}') for v in test.score]})
+    s = pd.DataFrame({**key, 'path': names, 'group': test.group, 'label': test.label, 'defect': test.defect, 'score': [float(f'{v:.8g}') for v in test.score]})
     old = _read_table(scores_file(table))
     stale = (old[_key].astype(str)==[str(key[k]) for k in _key]).all(axis=1) if len(old) else np.zeros(0, bool)
     with atomic_write(scores_file(table)) as p: pd.concat([o for o in (old[~stale], s) if len(o)], ignore_index=True).to_csv(p, index=False)
