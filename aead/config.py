@@ -139,7 +139,7 @@ class TrainConfig(_Section):
               'wd': (lambda v: 0 <= v < 10, 'from 0 to below 10'), 'clip': (lambda v: 0 <= v < float('inf'), '0 or more, and finite'),
               'ema': (lambda v: 0 <= v < 1, 'from 0 to below 1'), 'trim': (lambda v: 0 <= v < 1, 'from 0 to below 1'), 'seed': (lambda v: 0 <= v < 2**31, 'from 0 to 2147483647')}
 
-# %% ../nbs/00_config.ipynb #079c0dd2
+# %% ../nbs/00_config.ipynb #d1fbf806
 def _is_weight(w): return type(w) in (int,float) and 0 < w < float('inf')
 def _are_losses(v): return len(v)>0 and all(_is_weight(w.get('weight') if isinstance(w, dict) else w) for w in v.values())
 _what_losses = 'names with weights above 0 (or with a table of `weight` and settings)'
@@ -152,12 +152,16 @@ class DetectConfig(_Section):
     pool:str = 'top' # how a map becomes a score: `max`, `mean`, or `top`, the mean of its highest values
     top:float = 0.05 # share of the pixels that `top` averages
     far:float = 0.05 # false-alarm rate asked for: good images that may be called defective
+    inspect:float|None = None # share of the good images that may be called or sent to inspection, above `far`; None: no inspection
     flips:bool = False # average over the image and its mirror images
     search:bool = False # choose `maps`, `sigma`, `pool` and `top` by synthetic defects on the good images of `val`
     _rules = {'sigma': (lambda v: 0 <= v <= 100, 'from 0 to 100 pixels'), 'far': (lambda v: 0 < v < 1, 'between 0 and 1'),
               'top': (lambda v: 0 < v <= 1, 'a share above 0, at most 1'),
               'pool': (lambda v: v in ('max','mean','top'), "'max', 'mean' or 'top'"),
               'maps': (lambda v: len(v)>0 and all(map(_is_weight, v.values())), 'names with weights above 0')}
+    def __post_init__(self):
+        super().__post_init__()
+        if self.inspect is not None and not self.far < self.inspect < 1: raise ValueError(f"detect.inspect must lie between detect.far ({self.far:g}) and 1, got {self.inspect!r}")
 
 # %% ../nbs/00_config.ipynb #d649885a
 @dataclass(frozen=True)

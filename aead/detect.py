@@ -155,7 +155,7 @@ class AnomalyDetector:
         best = self.searched.head(1).to_dict('records')[0]
         self.cfg = replace(h, detect=replace(t, **{k: best[k] for k in ('maps','sigma','pool','top')}))
 
-# %% ../nbs/50_detect.ipynb #55e1ec3a
+# %% ../nbs/50_detect.ipynb #2a35a8b0
 @patch
 def _dataset(self:AnomalyDetector, df, read):
     d = self.cfg.data
@@ -180,6 +180,10 @@ def scan(self:AnomalyDetector,
         s = self.graph(x.to(self.device), valid.to(self.device))
         yield Batch(rows, *(o.float().cpu().numpy() for o in (s.score, s.amap, x, s.xr)), *(o.numpy().astype('uint8') for o in (mask, valid)))
 
+def _heat_max(peaks, far):
+    "Upper end of the heat maps' scale: few good images reach it, and half of them not even its middle."
+    return float(max(2*np.median(peaks), np.quantile(peaks, 1-far)))
+
 @patch
 def calibrate(self:AnomalyDetector,
     data, # good images, new to the detector: a catalog with `group`, a folder, paths or arrays
@@ -189,25 +193,31 @@ def calibrate(self:AnomalyDetector,
     df,read = (data,read) if read is not None else as_table(data)
     out = [(b.score, b.amap.max((1,2))) for b in self.scan(df, read)]
     scores,peaks = (np.concatenate(o) for o in zip(*out))
-    self.calibration,self.heat_max = Calibration(scores, df.group),float(2*np.median(peaks))
+    self.calibration,self.heat_max = Calibration(scores, df.group),_heat_max(peaks, self.cfg.detect.far)
     self.threshold,self.why = self.calibration.threshold(self.cfg.detect.far)
     return self
 
-# %% ../nbs/50_detect.ipynb #da754a94
+# %% ../nbs/50_detect.ipynb #d86563b5
 @patch
 def decide(self:AnomalyDetector,
     scores # `n` scores
-)->pd.DataFrame: # `score`, `p_value`, `decision` (1 defect, 0 good, missing without a threshold)
+)->pd.DataFrame: # `score`, `p_value`, `decision` (1 defect, 0 good, missing without a threshold), `answer` (accept, inspect, reject)
     "p-values and decisions of scores."
     s = np.asarray(scores, dtype=float)
     if np.isnan(s).any(): raise ValueError(f"{int(np.isnan(s).sum())} of {len(s)} scores are not a number; the model's weights are broken")
     decision = pd.array(s > self.threshold if self.threshold is not None else [None]*len(s), dtype='Int64')
-    return pd.DataFrame({'score': s, 'p_value': self.calibration.p_value(s), 'decision': decision})
+    out = pd.DataFrame({'score': s, 'p_value': self.calibration.p_value(s), 'decision': decision})
+    return out.assign(answer=_answers(out, self.cfg.detect.inspect))
+
+def _answers(t, inspect):
+    "`reject`, `inspect` or `accept`; missing without a threshold, unless it is to be inspected."
+    answer = t.decision.map({0: 'accept', 1: 'reject'}).astype(object)
+    return answer if inspect is None else answer.where((t.p_value > inspect+1e-12) | (t.decision==1).fillna(False), 'inspect')
 
 @patch
 def predict(self:AnomalyDetector,
     data # path, folder, array `h w c` or `n h w c`, tensor, catalog, or a list of paths or arrays
-)->pd.DataFrame: # a row per image: `path`, `score`, `p_value`, `decision`
+)->pd.DataFrame: # a row per image: `path`, `score`, `p_value`, `decision`, `answer`
     "Scores images and decides."
     df,read = as_table(data)
     scores = [b.score for b in self.scan(df, read)]
@@ -223,7 +233,7 @@ def score_map(self:AnomalyDetector,
     shape = read(df.path.iloc[0], None).shape[:2]
     return restore_map(next(self.scan(df, read)).amap[0], shape, self.cfg.data.resize)
 
-# %% ../nbs/50_detect.ipynb #48d3f23e
+# %% ../nbs/50_detect.ipynb #0205986f
 @patch
 def save(self:AnomalyDetector,
     path # folder; made if need be
@@ -235,6 +245,14 @@ def save(self:AnomalyDetector,
         with atomic_write(path/'search.csv') as p: self.searched.round(4).assign(maps=self.searched['maps'].map(json.dumps), schema=SCHEMA).to_csv(p, index=False)
     with atomic_write(path/'model.safetensors') as p:
         save_tensors(self.graph.state_dict(), p, {'schema': str(SCHEMA), 'model': self.cfg.model})
+    self.save_calibration(path)
+
+@patch
+def save_calibration(self:AnomalyDetector,
+    path # folder
+):
+    "Writes `calibration.json` alone: scores of the good images, threshold, scale of the heat maps."
+    path = Path(path)
     cal = dict(schema=SCHEMA, threshold=self.threshold, why=self.why, far=self.cfg.detect.far, heat_max=self.heat_max, **self.calibration.to_dict())
     with atomic_write(path/'calibration.json') as p: p.write_text(json.dumps(cal))
 

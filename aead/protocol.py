@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['baselines', 'score_baseline', 'unseen_auroc', 'scores_file', 'run_protocol', 'summarize_protocol']
 
-# %% ../nbs/87_protocol.ipynb #c45e7dd7
+# %% ../nbs/87_protocol.ipynb #3e3033aa
 import json, time
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .data.dataset import ImageDataset, check_images
 from .detect import load_detector
 from .metrics import image_metrics, per_defect
 from .runs import data_root, train_run
-from .stats import group_bootstrap
+from .stats import group_interval
 
 # %% ../nbs/87_protocol.ipynb #a56151b7
 def _pixels(df, size, channels=1):
@@ -136,7 +136,7 @@ def run_protocol(
             _keep(table, key, row, test, root.absolute())
     return _read_table(table)
 
-# %% ../nbs/87_protocol.ipynb #c29f8b27
+# %% ../nbs/87_protocol.ipynb #bb4c8a31
 def _mean_over_folds(t):
     "Mean of the folds' image AUROC, over all images and for each class of defects."
     per = []
@@ -156,7 +156,7 @@ def summarize_protocol(
     rows = []
     for (v,split,k),o in s.groupby(['variant','split','seed'], sort=False):
         mine = t[(t.variant==v) & (t.split==split) & (t.seed==k)]
-        low,high = group_bootstrap(o, lambda d: {'image_auroc': _mean_over_folds(d)['image_auroc']}, n, seed=seed).get('image_auroc', [None,None])
+        low,high = group_interval(o, lambda d: {'image_auroc': _mean_over_folds(d)['image_auroc']}, n, seed=seed).get('image_auroc', [None,None])
         figures = _mean_over_folds(o)
         rows.append({'variant': v, 'split': split, 'seed': k, 'folds': len(mine), 'image_auroc': figures['image_auroc'], 'low': low, 'high': high,
                      **{c: mine[c].mean() for c in ('aupro_30','unseen_auroc','false_alarm_rate','detection_rate','minutes') if c in mine},

@@ -6,15 +6,17 @@
 __all__ = ['columns', 'layouts', 'good_names', 'splits', 'list_images', 'mvtec', 'btad', 'visa', 'folder', 'csv', 'mtd_groups',
            'mtd', 'check_catalog', 'load_catalog', 'save_catalog', 'read_catalog', 'group_fold', 'hold_out', 'grouped',
            'random', 'published', 'split_catalog', 'resolve_split', 'thumbnail', 'similarity', 'audit_catalog',
-           'describe_audit']
+           'describe_audit', 'null_scores', 'null_auroc']
 
-# %% ../../nbs/10_data.catalog.ipynb #b3fb4a9e
+# %% ../../nbs/10_data.catalog.ipynb #1612c7b3
 import hashlib, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd, tifffile
 from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
+from sklearn.metrics import roc_auc_score
 
 from ..config import Registry, atomic_write, nearest, SCHEMA
 
@@ -440,7 +442,7 @@ def _twins(test, fit, key):
     first = {k:i for i,k in reversed(list(zip(fit.index, key[fit.index])))}
     return [(i, first[key[i]], 1.) for i in test.index if key[i] in first]
 
-# %% ../../nbs/10_data.catalog.ipynb #df1c1df4
+# %% ../../nbs/10_data.catalog.ipynb #9e7db334
 def audit_catalog(
     df:pd.DataFrame, # catalog with `split` set
     near:float=0.7, # correlation of thumbnails from which two images count as near-copies, at least; above 1: do not look
@@ -458,10 +460,36 @@ def audit_catalog(
 
 def describe_audit(
     audit:pd.DataFrame, # result of `audit_catalog`
-    n_test:int # number of test images
+    n_test:int, # number of test images
+    null:float|None=None # what `null_auroc` found
 )->str: # one paragraph
     "What the audit's findings mean."
-    if audit.empty: return f"no leak found: none of the {n_test} test images has its part, a copy or a near-copy among the images that fitted the model"
+    raw = '' if null is None else f" Raw pixels alone, by their nearest training image, reach an image AUROC of {null:.2f} here."
+    if audit.empty: return f"no leak found: none of the {n_test} test images has its part, a copy or a near-copy among the images that fitted the model" + (raw and '.') + raw
     each = ', '.join(f"{n} by {k}" for k,n in audit.drop_duplicates(['kind','path']).kind.value_counts().items())
     return (f"leak: {audit.path.nunique()} of {n_test} test images have a twin among the images that fitted the model ({each}); "
-            "figures on this split are too good to be true. Keep parts together with split 'grouped', or give the catalog a `group`.")
+            "figures on this split are too good to be true. Keep parts together with split 'grouped', or give the catalog a `group`." + raw)
+
+# %% ../../nbs/10_data.catalog.ipynb #b16b6733
+def _flat_pixels(df, sz): return _unit(np.stack([np.asarray(_gray(p).resize((sz,sz), Image.BOX), np.float32) for p in df.path]))
+
+def null_scores(
+    df:pd.DataFrame, # catalog with `split` set
+    sz:int=64, # side of the images, pixels
+    n:int=2000, # training images to compare with, at most
+    seed:int=0 # of their choice
+)->np.ndarray: # a score for each test row, in order: distance to the nearest training image
+    "How far each test image is from training in raw pixels."
+    test,train = df[df.split=='test'],df[df.split=='train']
+    if test.empty or train.empty: raise ValueError("the null test needs images in 'train' and in 'test'")
+    train = train.sample(min(n, len(train)), random_state=seed)
+    b = _flat_pixels(train, sz)
+    blocks = (_flat_pixels(test.iloc[i:i+256], sz) for i in range(0, len(test), 256))
+    return np.concatenate([cdist(a, b, 'cityblock').min(1) for a in blocks])
+
+def null_auroc(
+    df:pd.DataFrame # catalog with `split` set
+)->float|None: # in [0,1]; None: no images to compare, or only one kind of them
+    "How well raw pixels alone tell defective test images from good ones."
+    y = df.label[df.split=='test']
+    return float(roc_auc_score(y, null_scores(df))) if y.nunique()==2 and (df.split=='train').any() else None

@@ -419,8 +419,21 @@ def _shade(img, rng, other):
     if rng.random()<.5: change = change + np.float32(_log(rng, .5, 2)-1)*(img-img.mean((0,1)))
     return box,img+cover[...,None]*change,grain
 
-# %% ../../nbs/14_data.defects.ipynb #4d7a6664
-default_kinds = dict(perlin=1., paste=.7, blend=1., curve=1.5, spot=1.2, bite=.8, warp=.4, shade=.8) # weights of the kinds
+# %% ../../nbs/14_data.defects.ipynb #e5b3a1cc
+@_maker(least=.4)
+def _worn(img, rng, other):
+    "The texture of a region has lost its contrast, or has too much: worn, smeared."
+    u,at = _unit(img),_place(img.shape, rng)
+    half = _log(rng, 6, 36)*u,_log(rng, 6, 36)*u
+    box = _box(img.shape, at, half)
+    roi,depth = img[box],_blob(box, at, half, rng)*.5*min(half)
+    grain,gain = get_grain(roi),rng.uniform(.1, .6) if rng.random()<.75 else _log(rng, 1.8, 3)
+    change = np.float32(gain-1)*(roi-roi.mean((0,1)))
+    if rng.random()<.4: change = change + _shift(roi, grain, rng, 1, dark=.5)
+    return box,roi+_soft(depth, max(1, _log(rng, .5, 8)*u))[...,None]*change,grain
+
+# %% ../../nbs/14_data.defects.ipynb #51ba9326
+default_kinds = dict(perlin=1., paste=.7, blend=1., curve=1.5, spot=1.2, bite=.8, warp=.4, shade=.8, worn=1.) # weights of the kinds
 
 def _weigh(kinds):
     "Makers and their cumulated chances, from `{kind: weight}`, a list of kinds or one kind."
