@@ -48,7 +48,7 @@ test-wheel: venv
 	rm -rf dist build $(WHEEL)
 	$(BIN)/python -m build --wheel --quiet
 	$(PYTHON) -m venv $(WHEEL)
-	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check dist/*.whl pytest
+	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[export]" pytest
 	scripts/test_wheel.sh $(WHEEL)
 
 clean:

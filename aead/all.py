@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #6f95eaac
+# %% ../nbs/99_all.ipynb #7c87e4ff
 from .config import *
 from .data.catalog import *
 from .data.synthetic import *
@@ -25,10 +25,13 @@ from .scoring import *
 from .detect import *
 from .metrics import *
 from .stats import *
+from .results import *
 from .visualization import *
 from .report import *
 from .runs import *
 from .protocol import *
+from .benchmark import *
+from .export import *
 
 # %% ../nbs/99_all.ipynb #01c5d9bf
 #| eval: false

@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from scipy.stats import false_discovery_control
 
-# %% ../nbs/45_calibration.ipynb #be43a31e
+# %% ../nbs/45_calibration.ipynb #b87a4c64
 class Calibration:
     "Group-weighted conformal p-values from the scores of held-out good images."
     def __init__(self,
@@ -30,6 +30,7 @@ class Calibration:
     )->np.ndarray: # shaped as `scores`, in [1/(groups+1), 1]
         "How often a good image would score at least as high."
         s = np.asarray(scores, dtype=float)
+        if np.isnan(s).any(): raise ValueError(f"{int(np.isnan(s).sum())} of {s.size} scores are not a number")
         return np.minimum((1 + self._above[np.searchsorted(self.scores, s, 'left')])/(self.n_groups+1), 1.)
 
 # %% ../nbs/45_calibration.ipynb #38a0ebde

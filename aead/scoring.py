@@ -49,7 +49,7 @@ pools = {'max':  lambda m,v,share: reduce(m.masked_fill(v==0, -1e9), 'b h w -> b
          'mean': lambda m,v,share: reduce(m*v, 'b h w -> b', 'sum')/reduce(v, 'b h w -> b', 'sum').clamp_min(1),
          'top':  pool_top}
 
-# %% ../nbs/47_scoring.ipynb #80af3b2a
+# %% ../nbs/47_scoring.ipynb #c36cc664
 Scored = namedtuple('Scored', 'score amap x xr')
 Scored.__doc__ = "Score `b`, anomaly map `b h w` in units of the good images' spread; image and reconstruction `b c h w` in the model's space."
 
@@ -84,15 +84,11 @@ class ScoringGraph(nn.Module):
     )->tuple: # maps, `b k h w`; image and reconstruction in the model's space
         "The maps before smoothing, mean over the views."
         x = self.model.prepare(x)
-        ms,xrs = zip(*(self._view(x, dims) for dims in self.views))
-        return sum(ms)/len(ms), x, xrs[0]
-
-    def _view(self, x, dims):
-        "Maps and reconstruction of `x` as seen in a mirror."
-        v = x.flip(dims) if dims else x
-        xr,own = self.model.reconstruct(v, self.noise)
-        ms = torch.stack([own[k] if k in own else self._err_map(k, own)(v, xr) for k in self.maps], 1).float()
-        return (ms.flip(dims) if dims else ms), xr
+        seen = torch.cat([x.flip(o) for o in self.views])              # all views are one batch
+        xr,own = self.model.reconstruct(seen, self.noise)
+        ms = torch.stack([own[k] if k in own else self._err_map(k, own)(seen, xr) for k in self.maps], 1).float()
+        ms = [m.flip(o) for m,o in zip(ms.chunk(len(self.views)), self.views)]
+        return sum(ms)/len(ms), x, xr[:len(x)]
 
     def _err_map(self, k, own):
         if k in err_maps: return err_maps[k]

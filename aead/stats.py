@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resample_groups', 'why_no_interval', 'group_interval', 'PixelHistograms', 'delong_test', 'pair_scores', 'paired_test',
-           'friedman_nemenyi']
+           'friedman_nemenyi', 'fit_scores', 'describe_scores']
 
 # %% ../nbs/61_stats.ipynb #4ef13ab3
 import math
@@ -137,7 +137,7 @@ def delong_test(
     d,se = float(ba.mean()-bb.mean()),math.sqrt((ba-bb).var(ddof=1)/y.sum()+(ga-gb).var(ddof=1)/(~y).sum())
     return {'difference': d, 'se': se, 'p_value': float(2*st.norm.sf(abs(d)/se)) if se else float(d==0)}
 
-# %% ../nbs/61_stats.ipynb #580d66f8
+# %% ../nbs/61_stats.ipynb #f58ab17a
 _paired = ['fold','path']
 
 def pair_scores(
@@ -156,10 +156,16 @@ def pair_scores(
     if (both.label_a!=both.label_b).any(): raise ValueError(f"the tables disagree on the label of {both.path[both.label_a!=both.label_b].iloc[0]}")
     return both.rename(columns={'label_a':'label'}).drop(columns='label_b')
 
-def _mean_difference(d, metric):
-    "Mean over folds of the difference of a figure."
-    each = [image_metrics(o.score_a.to_numpy(), o.label.to_numpy())[metric]-image_metrics(o.score_b.to_numpy(), o.label.to_numpy())[metric]
-            for _,o in d.groupby('fold') if o.label.nunique()==2]
+def _figure(y, s, metric):
+    "A figure of `image_metrics`; the AUROC, which is asked for a thousand times, by ranks alone."
+    if metric!='image_auroc': return image_metrics(s, y)[metric]
+    bad = y.sum()
+    return (st.rankdata(s)[y].sum()-bad*(bad+1)/2)/(bad*(len(y)-bad))
+
+def _mean_difference(d, metric, rows=slice(None)):
+    "Mean over folds of the difference of a figure, on some rows."
+    fold,y,a,b = (o.to_numpy()[rows] for o in (d.fold, d.label.astype(bool), d.score_a, d.score_b))
+    each = [_figure(y[i], a[i], metric)-_figure(y[i], b[i], metric) for i in (fold==k for k in pd.unique(fold)) if 0 < y[i].sum() < i.sum()]
     return float(np.mean(each)) if each else None
 
 def paired_test(
@@ -180,7 +186,7 @@ def paired_test(
         t,method,df = delong_test(d.label, d.score_a, d.score_b),'DeLong',np.inf
         se = t['se']
     else:
-        draws,method,df = [_mean_difference(d.iloc[i], metric) for i in resample_groups(d, n, seed)],'bootstrap of groups',min(sizes)-1
+        draws,method,df = [_mean_difference(d, metric, i) for i in resample_groups(d, n, seed)],'bootstrap of groups',min(sizes)-1
         se = np.nanstd(np.array(draws, float), ddof=1)*math.sqrt(min(sizes)/df)
     if not se>0: return {'difference': value, 'low': None, 'high': None, 'p_value': float(value==0), 'method': method, 'n': len(d), 'why': 'the difference is the same in every draw'}
     q = st.t.ppf((1+level)/2, df)*se
@@ -206,3 +212,42 @@ def friedman_nemenyi(
     return {'ranks': dict(zip(table.columns, ranks.tolist())), 'p_value': float(st.f.sf(f, k-1, (k-1)*(n-1))),
             'critical_difference': float(st.studentized_range.ppf(1-alpha, k, np.inf)/math.sqrt(2)*se),
             'p_values': pd.DataFrame(np.minimum(p, 1), table.columns, table.columns)}
+
+# %% ../nbs/61_stats.ipynb #e89fd602
+_fits = {'normal': st.norm, 'Gumbel': st.gumbel_r, 'log-normal': st.lognorm, 'gamma': st.gamma, 'Weibull': st.weibull_min}
+
+def fit_scores(
+    scores # `n` scores
+)->pd.DataFrame: # a row per distribution, best first: `distribution`, `aic`, `distance` (of the distribution functions), `parameters`
+    "Usual distributions, fitted by maximum likelihood; those of positive numbers only to positive scores."
+    s = np.asarray(scores, dtype=float)
+    if len(np.unique(s))<3 or not np.isfinite(s).all(): raise ValueError("a distribution is fitted to at least three different finite scores")
+    rows = []
+    for k,d in _fits.items():
+        if d.numargs and s.min()<=0: continue                            # those with a shape start at 0
+        p = d.fit(s, floc=0) if d.numargs else d.fit(s)                  # two free parameters either way
+        rows.append({'distribution': k, 'aic': 4-2*d.logpdf(s, *p).sum(), 'distance': st.kstest(s, d(*p).cdf).statistic, 'parameters': tuple(map(float, p))})
+    return pd.DataFrame(rows).sort_values('aic', ignore_index=True)
+
+def _votes(t): return 1/t.groupby('group').score.transform('size').to_numpy()
+
+def _ecdf(t, at):
+    "Share of the groups' votes up to each of `at`."
+    w,s = _votes(t),t.score.to_numpy()
+    order = np.argsort(s)
+    return np.r_[0,np.cumsum(w[order])][np.searchsorted(s[order], at, 'right')]/w.sum()
+
+def describe_scores(
+    df:pd.DataFrame, # a row per image: `score label group`
+    bins:int=40 # of the histogram
+)->dict: # `edges` and `histogram` by label, in shares; `at` and `ecdf` by label; `quantiles` by label; `overlap`, or None; `fit` of the good ones, or None
+    "The spread of good and defective scores."
+    if df.empty: raise ValueError("there are no scores to describe")
+    if not np.isfinite(df.score).all(): raise ValueError(f"{int((~np.isfinite(df.score)).sum())} scores are missing or not finite")
+    kinds = {k: df[df.label==y] for y,k in enumerate(('good','defective')) if (df.label==y).any()}
+    edges,at = np.histogram_bin_edges(df.score, bins),np.unique(df.score)
+    ecdf = {k: _ecdf(t, at) for k,t in kinds.items()}
+    return {'edges': edges, 'histogram': {k: np.histogram(t.score, edges, weights=_votes(t)/_votes(t).sum())[0] for k,t in kinds.items()}, 'at': at, 'ecdf': ecdf,
+            'quantiles': {k: dict(zip((.05,.25,.5,.75,.95), t.score.quantile([.05,.25,.5,.75,.95]))) for k,t in kinds.items()},
+            'overlap': float(1-np.max(ecdf['good']-ecdf['defective'])) if len(kinds)==2 else None,
+            'fit': fit_scores(kinds['good'].score) if 'good' in kinds and kinds['good'].score.nunique()>2 else None}

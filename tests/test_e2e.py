@@ -265,7 +265,7 @@ def test_processes(part, tiny, tmp_path):
     p = process('demo', '--help', cwd=tmp_path)                     # itself it takes a minute
     assert p.returncode==0 and '--out' in p.stdout and not p.stderr
 
-@pytest.mark.parametrize('name', ['demo','train','evaluate','score'])
+@pytest.mark.parametrize('name', ['demo','train','evaluate','score','protocol','export','benchmark','compare'])
 def test_help(name, cmd):
     res = cmd(name, '--help')
     assert res.status==0 and '--out' in res.out and f'aead_{name}' in res.out and not res.err
@@ -366,7 +366,7 @@ def test_score(run, part, tmp_path, cmd):
     res = cmd('score', '--run', run, '--input', d, '--out', tmp_path/'new'/'s.csv', '--maps', tmp_path/'maps')
     assert res.status==0 and 'warning: 1 of 7' in res.err and 'broken.png' in res.err and '2 masks' in res.err
     t = pd.read_csv(tmp_path/'new'/'s.csv', keep_default_na=False)
-    assert list(t.columns)==['path','score','p_value','decision','error','schema'] and len(t)==7
+    assert list(t.columns)==['path','score','p_value','decision','answer','error','schema'] and len(t)==7
     bad = t[t.error!='']
     assert len(bad)==1 and bad.path.item().endswith('broken.png') and bad.score.item()==bad.decision.item()==''
     ok = t[t.error==''].set_index(t.path[t.error==''].map(lambda p: Path(p).relative_to(d).as_posix()))
@@ -383,6 +383,69 @@ def test_score(run, part, tmp_path, cmd):
 def test_run_can_be_moved(run, part, tmp_path, cmd):
     shutil.move(run, tmp_path/'elsewhere')
     assert cmd('evaluate', '--run', tmp_path/'elsewhere').status==0
+
+def test_calibrate(run, part, tmp_path, cmd):
+    before = json.loads((run/'metrics.json').read_text())
+    res = cmd('calibrate', '--run', run, '--far', .4, '--inspect', .7)
+    assert res.status==0 and 'threshold' in res.out and 'at most 0.4' in res.out
+    m = json.loads((run/'metrics.json').read_text())
+    assert m['target_false_alarm_rate']==.4 and m['threshold']<=before['threshold'] and m['image_auroc']==before['image_auroc']
+    s = pd.read_csv(run/'scores.csv')
+    assert set(s.answer)<={'accept','inspect','reject'} and ((s.answer=='reject')==(s.decision==1)).all()
+    for i in range(12): save(tmp_path/'new'/f'{i}.png', picture(500+i))
+    assert cmd('calibrate', '--run', run, '--data', tmp_path/'new', '--layout', 'folder').status==0
+    assert len(json.loads((run/'calibration.json').read_text())['scores'])==12
+    kept = tree(run)
+    refused(cmd('calibrate', '--run', run, '--data', part, '--layout', 'mvtec'), 'used in training', name='calibrate')
+    refused(cmd('calibrate', '--run', run, '--far', 1.5), 'detect.far', name='calibrate')
+    refused(cmd('calibrate', '--run', run, '--inspect', .1), 'detect.inspect', name='calibrate')
+    refused(cmd('calibrate', '--run', tmp_path/'no'), 'no run folder', name='calibrate')
+    assert tree(run)==kept
+    res = cmd('calibrate', '--run', run, '--far', .01, '--inspect', .5)
+    assert res.status==0 and 'no threshold: a false-alarm rate of 0.01 cannot be promised from 12 groups' in res.out
+
+def test_calibrate_when_the_images_are_gone(run, part, tmp_path, cmd, monkeypatch):
+    import aead.runs
+    monkeypatch.setattr(aead.runs, 'evaluate_run', lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError('no such image')))
+    res = cmd('calibrate', '--run', run, '--far', .5)
+    assert res.status==0 and 'still those of the old one' in res.err and json.loads((run/'calibration.json').read_text())['far']==.5
+
+def test_a_batch(run, part, tmp_path, cmd):
+    for i in range(3): save(tmp_path/'in'/f'{i}.png', picture(200+i)); save(tmp_path/'in'/f'bad{i}.png', dent(300+i)[0])
+    assert cmd('score', '--run', run, '--input', tmp_path/'in', '--out', tmp_path/'s.csv', '--fdr', .6).status==0
+    t = pd.read_csv(tmp_path/'s.csv')
+    k = np.sort(t.p_value)<=.6*np.arange(1, 7)/6
+    assert t.decision.sum()==(k.nonzero()[0][-1]+1 if k.any() else 0)
+    refused(cmd('score', '--run', run, '--input', tmp_path/'in', '--out', tmp_path/'t.csv', '--fdr', 0), 'between 0 and 1', name='score')
+
+def test_compare(run, tmp_path, cmd):
+    shutil.copytree(run, tmp_path/'other')
+    s = pd.read_csv(run/'scores.csv')
+    s.assign(score=-s.score).to_csv(tmp_path/'other'/'scores.csv', index=False)
+    res = cmd('compare', '--runs', f'{run},{tmp_path/"other"}', '--out', tmp_path/'c.csv')
+    assert res.status==0 and '| run |' in res.out and '| other |' in res.out
+    t = pd.read_csv(tmp_path/'c.csv').set_index('model')
+    assert t['rank'].to_dict()=={'run':1, 'other':2} and np.isclose(t.value.sum(), 1, atol=1e-3)
+    refused(cmd('compare', '--runs', tmp_path/'nowhere'), 'no runs under', name='compare')
+    refused(cmd('compare', '--runs', run, '--out', tmp_path/'c.doc'), '.csv, .md or .tex', name='compare')
+
+def test_export(run, part, tmp_path, cmd):
+    pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    res = cmd('export', '--run', run, '--out', tmp_path/'new'/'m.onnx', '--n', 3)
+    assert res.status==0 and '3 of the run’s images' in res.out, res
+    from aead.export import load_exported
+    s = pd.read_csv(run/'scores.csv').query('split=="test"')
+    assert np.allclose(load_exported(tmp_path/'new'/'m.onnx').predict([part.parent/o if not (part/o).exists() else part/o for o in s.path]).score, s.score, atol=1e-4)
+    refused(cmd('export', '--run', run, '--out', tmp_path/'m.pt'), '.onnx', name='export')
+    refused(cmd('export', '--run', tmp_path/'no', '--out', tmp_path/'m.onnx'), 'no run folder', name='export')
+
+def test_benchmark(run, tmp_path, cmd):
+    res = cmd('benchmark', '--runs', run, '--bs', 2, '--n', 2, '--out', tmp_path/'b.csv')
+    assert res.status==0 and 'median_ms' in res.out and len(pd.read_csv(tmp_path/'b.csv'))==1
+    res = cmd('benchmark', '--models', 'cnn_ae', '--size', 32, '--head', 'off', '--bs', 2, '--n', 2)
+    assert res.status==0 and 'cnn_ae' in res.out
+    refused(cmd('benchmark', '--models', 'cnn'), 'cnn_ae', name='benchmark')
+    refused(cmd('benchmark', '--n', 0, '--size', 32), 'at least one call', name='benchmark')
 
 # -- interrupted
 
@@ -557,7 +620,7 @@ def test_unknown_option(name, args, cmd):
     assert res.status==2 and args[0] in res.err.splitlines()[-1] and 'Traceback' not in res.err
 
 @pytest.mark.parametrize('name,args,says', [('train', [], '--out'), ('train', ['--out','x'], '--data'), ('evaluate', [], '--run'),
-                                            ('score', ['--run','x'], '--input'), ('score', ['--run','x','--input','y'], '--out')])
+                                            ('score', ['--run','x'], '--input'), ('calibrate', [], '--run'), ('compare', [], '--runs'), ('export', ['--run','x'], '--out'), ('score', ['--run','x','--input','y'], '--out')])
 def test_missing_option(name, args, says, cmd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(cmd(name, *args), says, name=name)

@@ -199,7 +199,7 @@ class _LiveBytes(TorchDispatchMode):
 
     def _end(self, k, n): del self.refs[k]; self.now -= n
 
-# %% ../../nbs/20_models.base.ipynb #91b73db7
+# %% ../../nbs/20_models.base.ipynb #ddf4a015
 @patch
 def peak_memory(self:BaseAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -209,5 +209,5 @@ def peak_memory(self:BaseAutoencoder,
     m = deepcopy(self).train(loss is not None)                  # training would change running means
     with _LiveBytes() as live, torch.set_grad_enabled(loss is not None):
         if loss is None: m.reconstruct(m.prepare(x))
-        else: m.training_step(x, x, None, loss).backward()
+        else: m.training_step(x, x, torch.zeros_like(x[:,0]), loss).backward()
     return live.peak

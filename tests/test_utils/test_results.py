@@ -1,0 +1,99 @@
+"""Tables of many runs: gathered from any tree, compared on what they share, written for papers."""
+import json
+
+import numpy as np, pandas as pd, pytest
+
+from aead.metrics import image_metrics
+from aead.protocol import run_protocol, scores_file
+from aead.results import compare_models, format_comparison, load_metrics, load_results, save_comparison
+from aead.runs import train_run
+
+from ..makers import TINY, make_layout
+
+def scores(seed=0, lift=1., n=40, **kw):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n)%2
+    return pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'label': y, 'defect': np.where(y, 'dent', 'good'), 'group': np.arange(n)//2//2*2+y, 'split': 'test', 'score': lift*y+rng.normal(size=n), **kw})
+
+def write(folder, t, **m):
+    folder.mkdir(parents=True)
+    t.to_csv(folder/'scores.csv', index=False)
+    if m: (folder/'metrics.json').write_text(json.dumps(m))
+
+def test_real_runs(cfg, tmp_path):
+    for k in (0,1): train_run(tmp_path/f'run{k}', cfg(train=dict(epochs=1, seed=k), data=dict(category='brick')))
+    t = load_results(tmp_path)
+    assert set(t.run)=={'run0','run1'} and set(t.seed)=={0,1} and set(t.model)=={'cnn_ae'} and set(t.answer) <= {'accept','reject'}
+    m = load_metrics(tmp_path).set_index('run')
+    for k,o in t.groupby('run'): assert np.isclose(image_metrics(o.score.to_numpy(), o.label.to_numpy())['image_auroc'], m.image_auroc[k])
+    own = json.loads((tmp_path/'run0'/'metrics.json').read_text())
+    assert [m.image_auroc_low['run0'], m.image_auroc_high['run0']]==own['ci95']['image_auroc']
+    assert set(load_results(tmp_path, None).split)=={'val','cal','test'} and len(load_results(tmp_path/'run0'))==len(t)/2
+
+def test_scores_of_a_protocol(tmp_path):
+    d = make_layout(tmp_path/'mtd', 'mtd')
+    plain = dict(model='cnn_ae', models={'cnn_ae': TINY['cnn_ae']}, size=32, epochs=1, bs=8)
+    run_protocol({'plain': plain, 'nearest neighbour': None}, tmp_path/'t.csv', d, 'mtd', folds=(0,), out=tmp_path/'runs', device='cpu')
+    t = load_results(scores_file(tmp_path/'t.csv'))
+    assert set(t.model)=={'plain','nearest neighbour'}
+    rows = {r['model']: r for r in compare_models(t, n=50)}
+    table = pd.read_csv(tmp_path/'t.csv').set_index('variant')
+    for k,r in rows.items(): assert abs(r['value']-table.image_auroc[k])<2e-4
+
+def test_what_is_broken_is_named(tmp_path):
+    write(tmp_path/'a', scores(), model='x')
+    (tmp_path/'a'/'metrics.json').write_text('[1]')
+    with pytest.raises(ValueError, match='a/metrics.json is not what aead writes'): load_results(tmp_path)
+    (tmp_path/'a'/'metrics.json').unlink()
+    assert load_results(tmp_path).model.isna().all()                    # a run that was not evaluated to the end
+    write(tmp_path/'b', scores().drop(columns='score'))
+    with pytest.raises(ValueError, match='b/scores.csv lacks the column score'): load_results(tmp_path)
+    (tmp_path/'b'/'scores.csv').write_bytes(b'\xff\xfe\x00\x01')
+    with pytest.raises(ValueError, match='b/scores.csv'): load_results(tmp_path)
+    (tmp_path/'b'/'scores.csv').write_text('')
+    with pytest.raises(ValueError, match='b/scores.csv'): load_results(tmp_path)
+
+def test_maps_are_not_searched(tmp_path, monkeypatch):
+    import os
+    write(tmp_path/'r'/'a', scores(), model='x')
+    for o in ('maps','data'): (tmp_path/'r'/'a'/o/'deep').mkdir(parents=True)
+    seen,real = [],os.scandir
+    monkeypatch.setattr(os, 'scandir', lambda p: (seen.append(str(p)), real(p))[1])
+    load_results(tmp_path/'r')
+    assert seen and not any(o.endswith(('maps','data','deep')) for o in seen)
+
+def test_only_shared_images_count():
+    a,b = scores(0, 2.),scores(1, .2)
+    rows = compare_models({'a': a, 'b': b[:30]}, n=50)
+    assert {r['images'] for r in rows}=={30}
+    assert np.isclose(rows[0]['value'], image_metrics(a.score[:30].to_numpy(), a.label[:30].to_numpy())['image_auroc'])
+
+def test_folds_are_averaged_never_pooled():
+    a = pd.concat([scores(k, 3., fold=k).assign(score=lambda t: t.score+100*k) for k in (0,1)])
+    each = [image_metrics(o.score.to_numpy(), o.label.to_numpy())['image_auroc'] for _,o in a.groupby('fold')]
+    assert np.isclose(compare_models({'a': a}, n=20)[0]['value'], np.mean(each))
+    pooled = image_metrics(a.score.to_numpy(), a.label.to_numpy())['image_auroc']
+    assert abs(pooled-np.mean(each))>.1
+
+def test_one_model_and_equal_models():
+    r = compare_models({'a': scores()}, n=20)
+    assert len(r)==1 and r[0]['rank']==1 and r[0]['better_than']==[] and r[0]['p_values']=={}
+    r = compare_models({'a': scores(), 'b': scores(), 'c': scores(0, 5.)}, n=50)
+    assert [o['rank'] for o in r]==[1,2,2] and r[0]['model']=='c'
+    assert r[1]['p_values'][r[2]['model']]==1
+
+@pytest.mark.parametrize('change,says', [(lambda t: t.assign(label=0), 'no fold has both'), (lambda t: t.assign(group=t.label), 'cannot be resampled')])
+def test_no_figure_without_a_reason(change, says):
+    r = compare_models({'a': change(scores())}, n=20)[0]
+    assert r['low'] is None and says in r['why']
+
+@pytest.mark.parametrize('kind,part', [('markdown','| model |'), ('latex',r'\begin{tabular}'), ('csv','model,metric')])
+def test_tables(kind, part, tmp_path):
+    rows = compare_models({'a_1 & b': scores(0, 4.), 'c|d': scores(1, .1)}, n=50)
+    text = format_comparison(rows, kind)
+    assert part in text and len([o for o in text.splitlines() if '|' in o or '&' in o or ',' in o])>=3
+    if kind=='latex': assert r'a\_1 \& b' in text
+    if kind=='markdown': assert r'c\|d' in text
+    end = {'markdown':'md','latex':'tex','csv':'csv'}[kind]
+    save_comparison(rows, tmp_path/f't.{end}')
+    assert (tmp_path/f't.{end}').read_text()==text
