@@ -73,7 +73,7 @@ def charbonnier(
     d2 = (x-xr)**2
     return reduce(d2/((d2+eps**2).sqrt()+eps), 'b c h w -> b h w', 'mean')     # sqrt(d2+eps**2)-eps, without cancellation
 
-# %% ../nbs/30_losses.ipynb #58b7ca4e
+# %% ../nbs/30_losses.ipynb #312fd7a8
 def gaussian_window(
     size:int, # pixels, odd
     sigma:float, # standard deviation, pixels
@@ -87,12 +87,18 @@ def _pad(x, r):
     "The border repeated by reflection, or its last pixel where the image is too small for that."
     return F.pad(x, (r,)*4, mode='reflect' if min(x.shape[-2:])>r else 'replicate')
 
+def _shifted(x, window, dim):
+    "`x` smoothed along `dim`, as a sum of shifted copies."
+    n = x.shape[dim]-len(window)+1
+    return sum(w*x.narrow(dim, i, n) for i,w in enumerate(window.double().unbind()))
+
 def blur(
     x:Tensor, # images or maps, `b c h w`
     window:Tensor # one-dimensional, of odd length
 )->Tensor: # shaped as `x`
     "Each channel smoothed by `window` along height and width; the border repeats by reflection where the image is large enough."
     r,c = len(window)//2, x.shape[1]
+    if x.dtype==torch.float64: return _shifted(_shifted(_pad(x, r), window, 2), window, 3)   # which exported graphs can do; they have no convolution of doubles
     x,w = _pad(x, r).contiguous(memory_format=torch.channels_last), window.to(x.dtype).expand(c, 1, -1)
     return F.conv2d(F.conv2d(x, w[...,None], groups=c), w[:,:,None], groups=c)
 

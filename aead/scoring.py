@@ -49,9 +49,13 @@ pools = {'max':  lambda m,v,share: reduce(m.masked_fill(v==0, -1e9), 'b h w -> b
          'mean': lambda m,v,share: reduce(m*v, 'b h w -> b', 'sum')/reduce(v, 'b h w -> b', 'sum').clamp_min(1),
          'top':  pool_top}
 
-# %% ../nbs/47_scoring.ipynb #c36cc664
+# %% ../nbs/47_scoring.ipynb #c8834c51
 Scored = namedtuple('Scored', 'score amap x xr')
 Scored.__doc__ = "Score `b`, anomaly map `b h w` in units of the good images' spread; image and reconstruction `b c h w` in the model's space."
+
+def _digits(k, x, xr):
+    "In double precision for SSIM, whose small variances else round to other digits on every machine; in units of good images' spread that shows."
+    return (x.double(), xr.double()) if k=='ssim' else (x, xr)
 
 class ScoringGraph(nn.Module):
     "Images to scores and maps; `mean` and `std` of the good images' maps and the run's `noise` are saved with the model."
@@ -86,7 +90,7 @@ class ScoringGraph(nn.Module):
         x = self.model.prepare(x)
         seen = torch.cat([x.flip(o) for o in self.views])              # all views are one batch
         xr,own = self.model.reconstruct(seen, self.noise)
-        ms = torch.stack([own[k] if k in own else self._err_map(k, own)(seen, xr) for k in self.maps], 1).float()
+        ms = torch.stack([(own[k] if k in own else self._err_map(k, own)(*_digits(k, seen, xr))).float() for k in self.maps], 1)
         ms = [m.flip(o) for m,o in zip(ms.chunk(len(self.views)), self.views)]
         return sum(ms)/len(ms), x, xr[:len(x)]
 

@@ -396,7 +396,7 @@ def test_calibrate(run, part, tmp_path, cmd):
     assert cmd('calibrate', '--run', run, '--data', tmp_path/'new', '--layout', 'folder').status==0
     assert len(json.loads((run/'calibration.json').read_text())['scores'])==12
     kept = tree(run)
-    refused(cmd('calibrate', '--run', run, '--data', part, '--layout', 'mvtec'), 'used in training', name='calibrate')
+    refused(cmd('calibrate', '--run', run, '--data', part), 'used in training', name='calibrate')
     refused(cmd('calibrate', '--run', run, '--far', 1.5), 'detect.far', name='calibrate')
     refused(cmd('calibrate', '--run', run, '--inspect', .1), 'detect.inspect', name='calibrate')
     refused(cmd('calibrate', '--run', tmp_path/'no'), 'no run folder', name='calibrate')
