@@ -470,20 +470,19 @@ def describe_audit(
     return (f"leak: {audit.path.nunique()} of {n_test} test images have a twin among the images that fitted the model ({each}); "
             "figures on this split are too good to be true. Keep parts together with split 'grouped', or give the catalog a `group`." + raw)
 
-# %% ../../nbs/10_data.catalog.ipynb #b16b6733
+# %% ../../nbs/10_data.catalog.ipynb #e6f6f2bc
 def _flat_pixels(df, sz): return _unit(np.stack([np.asarray(_gray(p).resize((sz,sz), Image.BOX), np.float32) for p in df.path]))
 
 def null_scores(
     df:pd.DataFrame, # catalog with `split` set
     sz:int=64, # side of the images, pixels
-    n:int=2000, # training images to compare with, at most
+    n:int=2000, # images of `train`, `val` and `cal` to compare with, at most
     seed:int=0 # of their choice
-)->np.ndarray: # a score for each test row, in order: distance to the nearest training image
-    "How far each test image is from training in raw pixels."
-    test,train = df[df.split=='test'],df[df.split=='train']
-    if test.empty or train.empty: raise ValueError("the null test needs images in 'train' and in 'test'")
-    train = train.sample(min(n, len(train)), random_state=seed)
-    b = _flat_pixels(train, sz)
+)->np.ndarray: # a score for each test row, in order: distance to the nearest image that model or threshold were fitted to
+    "How far each test image is from what was fitted to, in raw pixels."
+    test,fit = df[df.split=='test'],df[df.split.isin(['train','val','cal'])]
+    if test.empty or fit.empty: raise ValueError("the null test needs images in 'train' and in 'test'")
+    b = _flat_pixels(fit.sample(min(n, len(fit)), random_state=seed), sz)
     blocks = (_flat_pixels(test.iloc[i:i+256], sz) for i in range(0, len(test), 256))
     return np.concatenate([cdist(a, b, 'cityblock').min(1) for a in blocks])
 
@@ -492,4 +491,4 @@ def null_auroc(
 )->float|None: # in [0,1]; None: no images to compare, or only one kind of them
     "How well raw pixels alone tell defective test images from good ones."
     y = df.label[df.split=='test']
-    return float(roc_auc_score(y, null_scores(df))) if y.nunique()==2 and (df.split=='train').any() else None
+    return float(roc_auc_score(y, null_scores(df))) if y.nunique()==2 and df.split.isin(['train','val','cal']).any() else None
