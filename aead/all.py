@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #7c87e4ff
+# %% ../nbs/99_all.ipynb #70c2dc3c
 from .config import *
 from .data.catalog import *
 from .data.synthetic import *
@@ -27,6 +27,7 @@ from .metrics import *
 from .stats import *
 from .results import *
 from .visualization import *
+from .curves import *
 from .report import *
 from .runs import *
 from .protocol import *
