@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #70c2dc3c
+# %% ../nbs/99_all.ipynb #c88264c9
 from .config import *
 from .data.catalog import *
 from .data.synthetic import *
@@ -31,6 +31,7 @@ from .curves import *
 from .report import *
 from .runs import *
 from .protocol import *
+from .dashboard import *
 from .benchmark import *
 from .export import *
 
