@@ -170,7 +170,7 @@ def _intervals(t, det):
     rates = {k: o for y in ((0,1) if det.threshold is not None else ()) for k,o in group_interval(t[t.label==y], _rates).items()}
     return {**group_interval(t, figures), **rates}
 
-# %% ../nbs/85_runs.ipynb #2fd2ef9f
+# %% ../nbs/85_runs.ipynb #0b227e0e
 def _counts(df, skipped):
     t = df[df.split=='test']
     return {**{k: int((df.split==k).sum()) for k in ('train','val','cal')}, 'cal_groups': int(df.group[df.split=='cal'].nunique()),
@@ -190,7 +190,7 @@ def get_metrics(
     at,why = _at_threshold(t, det)
     why = {**image.pop('why'), **pixel.pop('why'), **why}
     ci = {**_intervals(t, det), **histograms.interval(t[_have_pixels(t)], pixel)}
-    if why_no_interval(t): why['ci95'] = why_no_interval(t)
+    if why_no_interval(t): why['intervals'] = why_no_interval(t)
     return {'schema': SCHEMA, **image, **pixel, **at, 'ssim': _mean(t.ssim[t.label==0]), 'target_false_alarm_rate': det.cfg.detect.far,
             'threshold': det.threshold, 'heat_max': det.heat_max, 'size': list(det.cfg.data.hw), 'model': det.cfg.model, 'why': why,
             'ci95': ci, 'per_defect': per_defect(t.score.to_numpy(), t.label.to_numpy(), t.defect.to_numpy()) if t.label.any() else {}, 'n': _counts(scored, skipped)}
@@ -217,7 +217,7 @@ def _audit(df):
     found,null = audit_catalog(df, warn=False),null_auroc(df)
     return {'leaks': int(found.path.nunique()), 'null_auroc': null, 'text': describe_audit(found, int((df.split=='test').sum()), null)}
 
-# %% ../nbs/85_runs.ipynb #aa83a7e8
+# %% ../nbs/85_runs.ipynb #fdd17ad1
 def _test_rows(data, layout, category, det):
     "The test images of another data set: its `test` rows if it comes with a split, all of them if not."
     df = load_catalog(data, layout or det.cfg.data.layout, category)
@@ -247,14 +247,14 @@ def evaluate_run(
     if skipped is None: skipped = _read_metrics(run)['n']['skipped'] if (run/'metrics.json').is_file() else 0
     counts = PixelMetrics(),PixelHistograms()
     scored = _scan(det, scanned, *counts, out/'maps')
-    metrics = {**get_metrics(pd.concat([df[df.split=='train'], scored]), det, *counts, skipped), **_names(det.cfg, run, data), 'audit': audit}
+    metrics = {**get_metrics(pd.concat([df[df.split=='train'], scored]), det, *counts, skipped), **_names(det.cfg, data), 'audit': audit}
     _write_evaluation(out, run, det, scored, metrics)
     return metrics
 
-def _names(cfg, run, data):
+def _names(cfg, data):
     "What a table of several runs tells them apart by."
     d = cfg.data
-    return {'run': Path(run).resolve().name, 'split': d.split if data is None else 'other data', 'fold': d.fold, 'seed': cfg.train.seed, 'layout': d.layout, 'category': d.category,
+    return {'split': d.split if data is None else 'other data', 'fold': d.fold, 'seed': cfg.train.seed, 'layout': d.layout, 'category': d.category,
             'data': Path(data or d.path or d.layout).name}
 
 def _write_evaluation(out, run, det, scored, metrics):
