@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'nearest', 'Registry', 'atomic_write', 'DataConfig', 'TrainConfig', 'DetectConfig', 'HeadConfig', 'Config',
-           'config_from_dict', 'config_to_dict', 'load_yaml', 'save_yaml', 'list_recipes', 'load_recipe', 'make_config']
+           'config_from_dict', 'config_to_dict', 'settle_size', 'load_yaml', 'save_yaml', 'list_recipes', 'load_recipe',
+           'make_config']
 
 # %% ../nbs/00_config.ipynb #5c75c253
 import os, re, tempfile
@@ -90,6 +91,8 @@ def _is_size(v):
     v = v if isinstance(v, tuple) else (v,v)
     return len(v)==2 and all(type(o) is int and 8 <= o <= 4096 for o in v)
 
+_largest = 128 # side up to which images keep their own size, pixels
+
 @dataclass(frozen=True)
 class DataConfig(_Section):
     "Where the images are, how they are split, and how they become tensors."
@@ -98,7 +101,7 @@ class DataConfig(_Section):
     category:str|None = None # one category of a data set that has several; None: all of them
     split:str = 'auto' # a name in `splits`; `auto`: the layout's own choice
     fold:int = 0 # which fold is the test, for splits that have folds: 0 to 4
-    size:int|tuple = 128 # side in pixels, or (height, width), of what the model sees
+    size:int|tuple|None = 128 # side in pixels, or (height, width), of what the model sees; None: the images' own, at most 128
     resize:str = 'stretch' # `stretch`, `pad` or `crop` to that size
     channels:int|None = None # 1 or 3 converts every image; None keeps the images' own channels
     augment:bool|dict = True # random changes while training; a dict sets keywords of `get_train_augmentations`
@@ -115,8 +118,9 @@ class DataConfig(_Section):
 
     @property
     def hw(self): # (height, width) in pixels
-        "The size as `(height, width)`."
-        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        "The size as `(height, width)`; the largest it may become while it is None."
+        size = self.size or _largest
+        return size if isinstance(size, tuple) else (size, size)
 
 # %% ../nbs/00_config.ipynb #97d7e2fc
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class TrainConfig(_Section):
     "How the model is trained."
     epochs:int = 60 # passes over the training images
     steps:int|None = None # batches to train on, however many images there are, instead of `epochs`; None: by epochs
-    bs:int = 16 # images in a batch
+    bs:int|None = 16 # images in a batch; None: as many as hold the pixels of eight images of 128 px
     lr:float = 2e-3 # highest learning rate of the one-cycle schedule
     warmup:float = 0.2 # share of the steps in which the learning rate rises
     wd:float = 1e-2 # weight decay
@@ -220,6 +224,17 @@ def config_to_dict(
     d = asdict(cfg)
     if isinstance(d['data']['size'], tuple): d['data']['size'] = list(d['data']['size'])
     return {'schema': SCHEMA, **d}
+
+# %% ../nbs/00_config.ipynb #b41debd0
+def settle_size(
+    cfg:Config, # settings
+    side:int # shorter side of a typical image, pixels
+)->Config: # the same with numbers for `data.size` and `train.bs`
+    "Size and batch for images of `side`, where the settings leave them open: whole sixteens of pixels, and as many pixels a batch at any size."
+    size = cfg.data.size or min(_largest, max(32, side//16*16))
+    h,w = size if isinstance(size, tuple) else (size,size)
+    bs = cfg.train.bs or min(64, max(1, round(8*_largest**2/(h*w))))
+    return replace(cfg, data=replace(cfg.data, size=size), train=replace(cfg.train, bs=bs))
 
 # %% ../nbs/00_config.ipynb #43602a95
 def load_yaml(

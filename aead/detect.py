@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .calibration import Calibration
-from .config import SCHEMA, Config, atomic_write, config_from_dict, config_to_dict, load_yaml, make_config, nearest, save_yaml
+from .config import SCHEMA, Config, atomic_write, config_from_dict, config_to_dict, load_yaml, make_config, nearest, save_yaml, settle_size
 from .data.catalog import list_images, load_catalog, split_catalog
-from .data.dataset import ImageDataset, check_images, read_batches, train_pipeline
+from .data.dataset import ImageDataset, check_images, read_batches, train_pipeline, typical_side
 from .data.defects import defect_makers
 from .data.preprocessing import read_image, restore_map, to_channels
 from .data import synthetic as _registers_its_layout
@@ -98,7 +98,16 @@ class AnomalyDetector:
         "Learns from good images: model, spread of the errors, threshold."
         df,read = self._training_table(data)
         df,channels,_ = check_images(df, self.cfg.data.channels, read)
-        return self.set_channels(channels)._fit(df, read, path, resume)
+        return self.set_images(df, channels, read)._fit(df, read, path, resume)
+
+    def set_images(self,
+        df:pd.DataFrame, # catalog of readable images
+        channels:int, # of the images
+        read=read_image # `(path, channels) -> h w c`
+    )->'AnomalyDetector': # itself
+        "Writes into the settings what they leave to the images: size, batch, channels."
+        if None in (self.cfg.data.size, self.cfg.train.bs): self.cfg = settle_size(self.cfg, typical_side(df, read))
+        return self.set_channels(channels)
 
     def set_channels(self,
         channels:int # of the images

@@ -75,12 +75,14 @@ def _asked(cfg):
     found = dict(maps={'l1':1.}, sigma=0., pool='max', top=1.) if cfg.detect.search else {}
     return config_to_dict(replace(cfg, models=models, data=replace(cfg.data, channels=None), detect=replace(cfg.detect, **found)))
 
+_open = ('split','auto'),('size',None),('bs',None) # left to the images, so the run has something else
+
 def _same_settings(old, new):
     "Complains about the first setting in which `new` differs; what training adds by itself does not count."
     a,b = _asked(old),_asked(new)
     for s in a:
         for k in (a[s] if isinstance(a[s], dict) and isinstance(b[s], dict) else ()):
-            if b[s].get(k)!=a[s][k] and (k, b[s].get(k))!=('split','auto'): raise ValueError(f"the run has {s}.{k} = {a[s][k]!r}, not {b[s].get(k)!r}; resume it with its own settings, or train a new one")
+            if b[s].get(k)!=a[s][k] and (k, b[s].get(k)) not in _open: raise ValueError(f"the run has {s}.{k} = {a[s][k]!r}, not {b[s].get(k)!r}; resume it with its own settings, or train a new one")
         if not (isinstance(a[s], dict) and isinstance(b[s], dict)) and a[s]!=b[s]: raise ValueError(f"the run has {s} = {a[s]!r}, not {b[s]!r}; resume it with its own settings, or train a new one")
 
 # %% ../nbs/85_runs.ipynb #a3069086
@@ -100,7 +102,7 @@ def train_run(
     df,channels,bad = check_images(split_catalog(df, cfg.data.split, cfg.data.fold), cfg.data.channels)
     _check_whole(df)
     for o in out.glob('.*.*') if resume else (): o.unlink()          # what a killed process was writing
-    if not all((out/o).is_file() for o in ('model.safetensors','calibration.json')): _train(out, AnomalyDetector(cfg, device).set_channels(channels), df, resume)
+    if not all((out/o).is_file() for o in ('model.safetensors','calibration.json')): _train(out, AnomalyDetector(cfg, device).set_images(df, channels), df, resume)
     return evaluate_run(out, device=device, skipped=len(bad))
 
 def _check_whole(df):
