@@ -317,7 +317,7 @@ def get_passes(
 
 # %% ../nbs/40_learner.ipynb #3b7d02cc
 def train_model(
-    cfg:Config, # settings; `cfg.models[cfg.model]['ni']` must be the images' channels
+    cfg:Config, # settings with numbers for size and batch (`settle_size`); `cfg.models[cfg.model]['ni']` must be the images' channels
     df, # catalog with `train` and `val` rows
     path=None, # folder for checkpoints and history; None: nothing is written
     resume:bool=False, # go on from the checkpoint in `path`

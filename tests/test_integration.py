@@ -310,6 +310,16 @@ def test_killed_run_resumes_to_the_same_weights(part, tmp_path):
     assert a==b
     assert not list(out.rglob('.*'))                                    # what the killed process left half-written is gone
 
+def test_size_and_batch_that_are_left_to_the_images(part, tmp_path):
+    cfg = make_cfg(data=dict(layout='folder', path=str(part), size=None), train=dict(bs=None, epochs=1))
+    train_run(tmp_path/'run', cfg, device='cpu')
+    kept = load_detector(tmp_path/'run', 'cpu').cfg
+    assert kept.data.size==32 and kept.train.bs==64                     # pictures of 40 by 48
+    (tmp_path/'run'/'metrics.json').unlink()
+    assert train_run(tmp_path/'run', cfg, resume=True, device='cpu')['size']==[32,32]          # left open again: no other setting
+    with pytest.raises(ValueError, match='data.size'): train_run(tmp_path/'run', replace(cfg, data=replace(cfg.data, size=48)), resume=True)
+    assert AnomalyDetector(cfg, 'cpu').fit(part).cfg.data.size==32
+
 def test_resuming_a_finished_run_changes_nothing(run):
     before = {o: o.stat().st_mtime_ns for o in run.rglob('*')}
     train_run(run, resume=True, device='cpu')

@@ -53,7 +53,7 @@ def test_unknown_keys(d, word, near):
     with pytest.raises(KeyError) as e: config_from_dict(d)
     assert f"'{word}'" in str(e.value) and near in str(e.value)
 
-@pytest.mark.parametrize('s,k,v', [('data','size','128'), ('data','size',True), ('data','size',64.), ('data','size',None), ('data','path',3), ('data','fold',True), ('data','fold','1'), ('data','augment','yes'), ('data','augment',1),
+@pytest.mark.parametrize('s,k,v', [('data','size','128'), ('data','size',True), ('data','size',64.), ('data','size',{}), ('train','bs',[8]), ('data','path',3), ('data','fold',True), ('data','fold','1'), ('data','augment','yes'), ('data','augment',1),
     ('data','category',1), ('data','workers',1.), ('train','epochs',3.), ('train','epochs',True), ('train','epochs',None), ('train','lr','1e-3'), ('train','lr',[1.]), ('train','lr',True), ('train','fast',1), ('train','seed','0'),
     ('detect','far','5%'), ('detect','pool',1), ('detect','maps',['l1']), ('detect','maps','l1'), ('detect','sigma',{})])
 def test_wrong_types(s, k, v):
