@@ -28,6 +28,10 @@ from .stats import *
 from .results import *
 from .visualization import *
 from .curves import *
+from .gallery import *
+from .residuals import *
+from .denoising import *
+from .latent import *
 from .report import *
 from .runs import *
 from .protocol import *
