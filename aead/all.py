@@ -32,6 +32,8 @@ from .gallery import *
 from .residuals import *
 from .denoising import *
 from .latent import *
+from .page import *
+from .interactive import *
 from .report import *
 from .runs import *
 from .protocol import *

@@ -16,7 +16,7 @@ from .makers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, chec
 
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
-WHOLE = {'config.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','maps','report.html'}
+WHOLE = {'config.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
 
 # -- fixtures
 
