@@ -40,6 +40,7 @@ from .protocol import *
 from .dashboard import *
 from .benchmark import *
 from .export import *
+from .comparison import *
 
 # %% ../nbs/99_all.ipynb #01c5d9bf
 #| eval: false

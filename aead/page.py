@@ -87,7 +87,7 @@ h1,.verdict,li,pre,tbody th,figcaption{overflow-wrap:anywhere} figcaption{font-s
 .nb{display:inline-block;white-space:pre} .found,.passed{color:#00532f;font-weight:600} .missed,.false-alarm{color:#a01c00;font-weight:600}
 table{border-collapse:collapse;font-size:.93rem} th,td{text-align:left;padding:.35rem 1.6rem .35rem 0;border-bottom:1px solid #ddd;vertical-align:top}
 thead th{border-bottom:2px solid #888;white-space:nowrap} tbody th{font-weight:600;min-width:9rem} td[data-label=Value],td[data-label="95 % interval"]{white-space:nowrap;font-variant-numeric:tabular-nums}
-.row{display:flex;flex-wrap:wrap;gap:1rem 1.5rem;align-items:flex-start} .charts{display:flex;flex-wrap:wrap;gap:1.5rem;align-items:flex-start} .charts section{flex:0 1 auto;min-width:0} .chart{max-width:100%;height:auto;display:block}
+.strip{display:flex;flex-wrap:wrap;gap:6px} .strip figure{margin:0;flex:0 1 200px} .strip img{width:100%;display:block} .row{display:flex;flex-wrap:wrap;gap:1rem 1.5rem;align-items:flex-start} .charts{display:flex;flex-wrap:wrap;gap:1.5rem;align-items:flex-start} .charts section{flex:0 1 auto;min-width:0} .chart{max-width:100%;height:auto;display:block}
 pre{background:#f5f5f5;border:1px solid #ddd;border-radius:4px;padding:.7rem;font-size:.82rem;line-height:1.35;white-space:pre-wrap}
 @media(max-width:640px){body{padding:.8rem} .verdict{font-size:1.12rem} thead{position:absolute;left:-9999px} tr{display:block;padding:.5rem 0;border-bottom:1px solid #ccc}
   tbody th,td{display:block;border:0;padding:.05rem 0} td:empty{display:none} td[data-label]:not([data-label="What it says"])::before{content:attr(data-label)": ";color:#5a5a5a}}
