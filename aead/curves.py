@@ -242,11 +242,12 @@ def get_models(
     return both
 
 def _model_points(table, cost, quality, area):
-    "`model x y low high area` (in points squared) of each model, the cheapest first."
+    "`model color x y low high area` (in points squared) of each model, the cheapest first."
     _need(table, 'model', cost, quality, area)
     of = lambda k: table[k] if k in table else np.nan
     size = 40. if area is None else 25+255*table[area]/table[area].max()
-    return pd.DataFrame({'model': table.model, 'x': table[cost], 'y': table[quality], 'low': of(f'{quality}_low'), 'high': of(f'{quality}_high'), 'area': size}).sort_values('x', kind='stable')
+    color = [o[0] for o in _styles(range(len(table))).values()]              # by the order of the table, as in the curves
+    return pd.DataFrame({'model': table.model, 'color': color, 'x': table[cost], 'y': table[quality], 'low': of(f'{quality}_low'), 'high': of(f'{quality}_high'), 'area': size}).sort_values('x', kind='stable')
 
 def fig_models(
     table:pd.DataFrame, # a row per model: `model`, the columns named below, and perhaps `<quality>_low`, `<quality>_high`
@@ -258,9 +259,9 @@ def fig_models(
     "What quality costs: a point per model, with the interval of its figure."
     p,fig = _model_points(table, cost, quality, area),_Figure(size*1.5, size)
     ax = fig.subplots()
-    for i,(r,(color,*_)) in enumerate(zip(p.itertuples(), _styles(range(len(p))).values())):
-        if pd.notna(r.low): ax.plot([r.x]*2, [r.low,r.high], color=color, lw=1.2)
-        ax.scatter(r.x, r.y, s=r.area, color=color, alpha=.85, lw=0)
+    for i,r in enumerate(p.itertuples()):
+        if pd.notna(r.low): ax.plot([r.x]*2, [r.low,r.high], color=r.color, lw=1.2)
+        ax.scatter(r.x, r.y, s=r.area, color=r.color, alpha=.85, lw=0)
         ax.annotate(r.model, (r.x,r.y), xytext=(7,5 if i%2 else -11), textcoords='offset points', fontsize=8)
     _plain(ax, xscale='log', xlabel=_costs.get(cost, cost)+' (logarithmic scale)', ylabel=_say(quality)).margins(.25, .12)
     ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5))); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
@@ -277,7 +278,7 @@ def plot_models(
     "What quality costs, to move the mouse over."
     import plotly.graph_objects as go
     p,fig = _model_points(table, cost, quality, area),go.Figure()
-    for r,(color,*_) in zip(p.itertuples(), _styles(range(len(p))).values()):
-        bar = None if pd.isna(r.low) else dict(type='data', symmetric=False, array=[r.high-r.y], arrayminus=[r.y-r.low], color=color)
-        fig.add_scatter(x=[r.x], y=[r.y], name=str(r.model), text=[str(r.model)], mode='markers+text', textposition='bottom right', error_y=bar, marker=dict(color=color, size=1.6*r.area**.5))
+    for r in p.itertuples():
+        bar = None if pd.isna(r.low) else dict(type='data', symmetric=False, array=[r.high-r.y], arrayminus=[r.y-r.low], color=r.color)
+        fig.add_scatter(x=[r.x], y=[r.y], name=str(r.model), text=[str(r.model)], mode='markers+text', textposition='bottom right', error_y=bar, marker=dict(color=r.color, size=1.6*r.area**.5))
     return _layout(fig, height, _costs.get(cost, cost), _say(quality), xaxis_type='log', showlegend=False)

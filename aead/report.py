@@ -195,7 +195,7 @@ def _score_sections(metrics, scores, pro=None):
     if not len(scores): return _section('Scores', tag('p', 'There are no scores.'))
     dots = tag('p', 'Each dot is an image. ' + ('Right of the line it is called defective.' if thr is not None else 'There is no threshold.'))
     a = _section('Scores by class', dots, _chart(fig_scores(scores, thr), 'Scores of the test images, a row per class'), cls='keep')
-    return tag('div', a, _curves(metrics, scores, pro), class_='charts')
+    return Markup(a+_curves(metrics, scores, pro))
 
 def _curves(metrics, scores, pro):
     "The curves of every threshold, with their bands."
