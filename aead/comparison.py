@@ -278,6 +278,7 @@ def compare_runs(
     runs = [Path(o) for o in runs]
     by = by or ('run' if all((o/'scores.csv').is_file() for o in runs) else 'model')
     t = pd.concat([load_results(o) for o in runs], ignore_index=True)
+    if by=='run': t = t.drop(columns='seed')                              # runs with other seeds saw the same test images
     rows = compare_models(t, metric, by)
     if out is None: return rows
     results = {str(k): o for k,o in t.groupby(by, sort=False)}

@@ -87,7 +87,7 @@ h1,.verdict,li,pre,tbody th,figcaption{overflow-wrap:anywhere} figcaption{font-s
 .nb{display:inline-block;white-space:pre} .found,.passed{color:#00532f;font-weight:600} .missed,.false-alarm{color:#a01c00;font-weight:600}
 table{border-collapse:collapse;font-size:.93rem} th,td{text-align:left;padding:.35rem 1.6rem .35rem 0;border-bottom:1px solid #ddd;vertical-align:top}
 thead th{border-bottom:2px solid #888;white-space:nowrap} tbody th{font-weight:600;min-width:9rem} td[data-label=Value],td[data-label="95 % interval"]{white-space:nowrap;font-variant-numeric:tabular-nums}
-.strip{display:flex;flex-wrap:wrap;gap:6px} .strip figure{margin:0;flex:0 1 200px;min-width:90px} .strip img{width:100%;display:block} .row{display:flex;flex-wrap:wrap;gap:1rem 1.5rem;align-items:flex-start} .charts{display:flex;flex-wrap:wrap;gap:1.5rem;align-items:flex-start} .charts section{flex:0 1 auto;min-width:0} .chart{max-width:100%;height:auto;display:block}
+.strip{display:flex;flex-wrap:wrap;gap:6px} .strip figure{margin:0;flex:1 1 90px;max-width:200px} .strip img{width:100%;display:block} .row{display:flex;flex-wrap:wrap;gap:1rem 1.5rem;align-items:flex-start} .charts{display:flex;flex-wrap:wrap;gap:1.5rem;align-items:flex-start} .charts section{flex:0 1 auto;min-width:0} .chart{max-width:100%;height:auto;display:block}
 pre{background:#f5f5f5;border:1px solid #ddd;border-radius:4px;padding:.7rem;font-size:.82rem;line-height:1.35;white-space:pre-wrap}
 @media(max-width:640px){body{padding:.8rem} .verdict{font-size:1.12rem} thead{position:absolute;left:-9999px} tr{display:block;padding:.5rem 0;border-bottom:1px solid #ccc}
   tbody th,td{display:block;border:0;padding:.05rem 0} td:empty{display:none} td[data-label]:not([data-label="What it says"])::before{content:attr(data-label)": ";color:#5a5a5a}}
@@ -98,7 +98,7 @@ pre{background:#f5f5f5;border:1px solid #ddd;border-radius:4px;padding:.7rem;fon
 .dial input{flex:1 1 20rem;accent-color:#0072b2;height:1.6rem} .dial button{font:inherit;font-size:.9rem;padding:.25rem .7rem;border:1px solid #888;border-radius:4px;background:#f5f5f5;cursor:pointer} .dial b{min-width:9.5rem;font-variant-numeric:tabular-nums}
 .plots{display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr);gap:.5rem 1rem} .plots.even{grid-template-columns:repeat(2,minmax(0,1fr))} .plots>p{grid-column:1/-1} .seen{display:grid;grid-template-columns:minmax(0,13fr) minmax(0,20fr);gap:1.5rem;align-items:start;margin:.8rem 0}
 .counts td{font-variant-numeric:tabular-nums;text-align:right;padding-right:2rem} .counts thead th{white-space:normal}
-.strips{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:1.2rem} .strips h3,.seen h3{font-size:1rem;margin:.3rem 0} .thumbs{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:.5rem}
+.strips{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:1.2rem} .strips h3,.live h3{font-size:1rem;margin:.3rem 0} .thumbs{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:.5rem}
 .thumb{margin:0;cursor:pointer} .thumb img{width:100%;display:block} .thumb figcaption{font-size:.8rem;line-height:1.25} .thumb .none{display:grid;place-items:center;background:#eee;color:#4a4a4a;aspect-ratio:2;font-size:.8rem}
 .detail{min-height:19rem} .detail .thumb{cursor:default;max-width:520px} .detail figcaption{font-size:.9rem} .thumb.found,.thumb.passed,.thumb.missed,.thumb.false-alarm{font-weight:400;color:inherit}
 @media(max-width:760px){.plots,.seen,.strips{grid-template-columns:minmax(0,1fr)}}
