@@ -28,12 +28,19 @@ from .stats import *
 from .results import *
 from .visualization import *
 from .curves import *
+from .gallery import *
+from .residuals import *
+from .denoising import *
+from .latent import *
+from .page import *
+from .interactive import *
 from .report import *
 from .runs import *
 from .protocol import *
 from .dashboard import *
 from .benchmark import *
 from .export import *
+from .comparison import *
 
 # %% ../nbs/99_all.ipynb #01c5d9bf
 #| eval: false

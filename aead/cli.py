@@ -193,15 +193,15 @@ def aead_compare(
     runs:str=None, # folders of runs, or folders with runs in them, with commas (required)
     metric:str='image_auroc', # figure to compare by
     by:str=None, # what tells the compared apart: model or run (default: run where each of --runs is one, else model)
-    out:str=None # file to write as well: .csv, .md or .tex
+    out:str=None # file to write as well: .html for a page with curves, differences and images, or a table as .csv, .md or .tex
 )->list: # a row per model
     "Compare runs on the images they share: figures with intervals, ranks, and which differences are real."
-    import pandas as pd
-    from aead.results import compare_models, format_comparison, load_results, save_comparison
+    from aead.comparison import compare_runs
+    from aead.results import format_comparison, save_comparison
     _needed(runs=runs)
-    each = all(os.path.isfile(os.path.join(o, 'scores.csv')) for o in runs.split(','))
-    rows = compare_models(pd.concat([load_results(o) for o in runs.split(',')], ignore_index=True), metric, by or ('run' if each else 'model'))
-    if out: save_comparison(rows, out)
+    page = out is not None and str(out).lower().endswith(('.html','.htm'))
+    rows = compare_runs(runs.split(','), metric, by, out if page else None)
+    if out and not page: save_comparison(rows, out)
     print(format_comparison(rows))
     return rows
 

@@ -190,5 +190,5 @@ def save_comparison(
 ):
     "Writes a comparison in the format that the file's ending says."
     kinds = {'.csv': 'csv', '.md': 'markdown', '.tex': 'latex'}
-    if (s := Path(path).suffix) not in kinds: raise ValueError(f"a comparison is written as .csv, .md or .tex, got '{path}'")
+    if (s := Path(path).suffix) not in kinds: raise ValueError(f"a table is written as .csv, .md or .tex, and a page as .html (by aead_compare); got '{path}'")
     with atomic_write(path) as p: p.write_text(format_comparison(rows, kinds[s]), encoding='utf-8')

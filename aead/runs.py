@@ -20,7 +20,9 @@ from .data.dataset import check_images
 from .data.preprocessing import read_image, restore_map
 from .data.synthetic import check_texture, make_synthetic
 from .calibration import discoveries
+from .curves import get_curve, get_pro_curve
 from .detect import AnomalyDetector, load_detector
+from .interactive import get_thumbnail
 from .metrics import PixelMetrics, calculate_precision_recall_f1, calculate_structural_similarity, image_metrics, per_defect
 from .report import write_report
 from .stats import PixelHistograms, group_interval, why_no_interval
@@ -128,19 +130,24 @@ def _have_pixels(t):
     "Which rows say something about pixels: good ones, and defects with a mask."
     return (t.split=='test') & ((t.label==0) | (t['mask']!=''))
 
-def _scan(det, df, pixels, histograms, maps):
-    "Scores of all rows of `df`; pixel counts and map files of its test rows on the way."
-    rows = []
+def _scan(det, df, pixels, histograms, maps, thumbs):
+    "Scores of all rows of `df`; pixel counts, map files and thumbnails (by row) of its test rows on the way."
+    rows,side = [],_thumb_side((df.split=='test').sum())
     for b in _progress(det.scan(df), len(df)):
         part = df.iloc[b.rows]
         test = (part.split=='test').to_numpy()
         known = _have_pixels(part).to_numpy()
         for o in (pixels, histograms): o.update(b.amap[known], b.mask[known], b.valid[known])
         for i in np.flatnonzero(test) if maps else (): _save_map(maps/f'{b.rows[i]:06d}.npy', b.amap[i])
+        for i in np.flatnonzero(test): thumbs[b.rows[i]] = get_thumbnail(b.x[i].transpose(1,2,0), b.amap[i], det.heat_max, b.mask[i], side)
         rows += list(zip(b.rows, b.score, map(_similarity, b.x, b.xr)))
     out = pd.DataFrame(rows, columns=['row','score','ssim']).set_index('row')
     named = {'amap': [f'maps/{i:06d}.npy' if s=='test' and maps else '' for i,s in enumerate(df.split)]}
     return df.assign(ssim=out.ssim, **det.decide(out.score.reindex(df.index)).to_dict('series'), **named)
+
+def _thumb_side(n):
+    "Pixels of a thumbnail: smaller ones for many images."
+    return 128 if n<=150 else 96 if n<=400 else 72
 
 def _save_map(path, amap):
     with atomic_write(path) as p:
@@ -248,9 +255,10 @@ def evaluate_run(
         df,audit,out = scanned,None,Path(out or run/f'eval-{Path(data).resolve().name}')
     if skipped is None: skipped = _read_metrics(run)['n']['skipped'] if (run/'metrics.json').is_file() else 0
     counts = PixelMetrics(),PixelHistograms()
-    scored = _scan(det, scanned, *counts, out/'maps')
+    thumbs = {}
+    scored = _scan(det, scanned, *counts, out/'maps', thumbs)
     metrics = {**get_metrics(pd.concat([df[df.split=='train'], scored]), det, *counts, skipped), **_names(det.cfg, data), 'audit': audit}
-    _write_evaluation(out, run, det, scored, metrics)
+    _write_evaluation(out, run, det, scored, metrics, thumbs, *counts)
     return metrics
 
 def _names(cfg, data):
@@ -259,17 +267,28 @@ def _names(cfg, data):
     return {'split': d.split if data is None else 'other data', 'fold': d.fold, 'seed': cfg.train.seed, 'layout': d.layout, 'category': d.category,
             'data': Path(data or d.path or d.layout).name}
 
-def _write_evaluation(out, run, det, scored, metrics):
-    "`scores.csv`, `report.html`, and last `metrics.json`, whose presence says that all is there."
+def _write_curves(file, t, pixels, histograms):
+    "All curves that the test images give, as one table; returns the PRO curve, or None."
+    curves = {k: get_curve(t, k) for k in ('roc','pr') if t.label.nunique()==2}
+    if pixels.bad and pixels.good.n: curves['pro'] = get_pro_curve(pixels, histograms, t[_have_pixels(t)])
+    table = pd.concat([o.assign(kind=k) for k,o in curves.items()]) if curves else pd.DataFrame(columns=['kind','x','y','low','high'])
+    with atomic_write(file) as p: table[['kind','x','y','low','high']].assign(schema=SCHEMA).to_csv(p, index=False)
+    return curves.get('pro')
+
+def _write_evaluation(out, run, det, scored, metrics, thumbs, pixels, histograms):
+    "`scores.csv`, `curves.csv`, `report.html`, and last `metrics.json`, whose presence says that all is there."
     root = data_root(det.cfg, run)
     save_catalog(scored, out/'scores.csv', root)
     history = pd.read_csv(run/'history.csv') if (run/'history.csv').is_file() else None
     notes = [metrics['audit']['text']] if metrics['audit'] and metrics['audit']['leaks'] else []
-    t = scored[scored.split=='test'].reset_index(drop=True)
+    at = np.flatnonzero(scored.split=='test')
+    t = scored.iloc[at].reset_index(drop=True)
+    pro = _write_curves(out/'curves.csv', t, pixels, histograms)
     shown = t.assign(path=[Path(p).relative_to(root).as_posix() if Path(p).is_relative_to(root) else p for p in t.path])
     ex = _examples(det, t)
     for o in (e for v in ex.values() for e in v): o['path'] = dict(zip(t.path, shown.path))[o['path']]
-    write_report(out/'report.html', {**config_to_dict(det.cfg), 'name': Path(run).resolve().name}, metrics, shown, history, ex, notes)
+    write_report(out/'report.html', {**config_to_dict(det.cfg), 'name': Path(run).resolve().name}, metrics, shown, history, ex, notes,
+                 {i: thumbs[j] for i,j in enumerate(at)}, pro)
     with atomic_write(out/'metrics.json') as p: p.write_text(json.dumps(metrics, indent=1, allow_nan=False))
 
 # %% ../nbs/85_runs.ipynb #acc44007

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['heat_colors', 'to_rgb', 'overlay', 'mask_contour', 'heat_limit', 'visualize_reconstructions', 'get_tested',
            'get_decisions', 'outcome', 'pick_examples', 'describe_example', 'fig_examples', 'visualize_attention_maps',
-           'fig_scores', 'fig_roc', 'fig_pr', 'fig_history']
+           'get_class_scores', 'fig_scores', 'fig_roc', 'fig_pr', 'get_history', 'fig_history']
 
 # %% ../nbs/70_visualization.ipynb #0b1a4f3b
 from io import BytesIO
@@ -208,7 +208,12 @@ def describe_example(example:dict # with `defect label score p_value decision`
     known = [str(e['defect']), _said[outcome(e['label'], e.get('decision'))], f"score {e['score']:.3g}"]
     return known if pd.isna(p) else [*known, f'p-value {p:.2g}']
 
-def fig_examples(examples:list, # dicts with `image recon amap mask defect label score p_value decision`, at least one
+def _show_part(ax, a, draw, what):
+    "A picture, or in its place a line about what is missing."
+    if a is not None: return draw(a)
+    ax.text(.5, .5, f'no {what}', ha='center', va='center', fontsize=8, color='dimgray', transform=ax.transAxes)
+
+def fig_examples(examples:list, # dicts with `image recon amap mask defect label score p_value decision`, at least one; `recon`, `amap` and `mask` may be None
                  vmax:float, # anomaly at the last colour, the same for all figures of a run
                  size:float=1.5 # side of each picture, inches
                 ) -> plt.Figure: # a row per example: words, image, reconstruction, heat map over the image
@@ -219,8 +224,8 @@ def fig_examples(examples:list, # dicts with `image recon amap mask defect label
         words = '\n'.join(_short(o, 30) for o in describe_example(e))
         row[0].text(0, .5, words, va='center', fontsize=8, transform=row[0].transAxes)
         row[1].imshow(to_rgb(e['image'])); _draw_contour(row[1], e.get('mask'))
-        row[2].imshow(to_rgb(e['recon']))
-        row[3].imshow(overlay(e['image'], e['amap'], 0, vmax))
+        _show_part(row[2], e.get('recon'), lambda a: row[2].imshow(to_rgb(a)), 'reconstruction')
+        _show_part(row[3], e.get('amap'), lambda a: row[3].imshow(overlay(e['image'], a, 0, vmax)), 'anomaly map')
     _name_columns(axs, ('', 'image', 'reconstruction', 'heat map'))
     im = plt.cm.ScalarMappable(plt.Normalize(0, vmax), heat_colors)
     fig.colorbar(im, ax=axs, shrink=min(1, 2/len(axs)+.2), aspect=25, extend='max').set_label('anomaly', fontsize=9)
@@ -276,7 +281,7 @@ def visualize_attention_maps(
     return fig
 
 # %% ../nbs/70_visualization.ipynb #46d9d4b6
-_good,_bad = '#0072b2','#d55e00'   # apart for every kind of colour vision, and in grey
+_good,_bad = '#0072b2','#d55e00'   # apart for every kind of colour vision; in grey by dash or shape
 
 def _axes(w, h, xlabel, ylabel, title=None):
     "A figure with one plain plot."
@@ -292,26 +297,36 @@ def _classes(results):
     g = {'good':results[results.label==0]} | dict(list(results[results.label==1].groupby('defect')))
     return {k:v for k,v in g.items() if len(v)}
 
+def get_class_scores(results:pd.DataFrame, # a row per image, with `label defect score`
+                     threshold:float|None=None # scores above it are called defective; None: there is none
+                    ) -> pd.DataFrame: # a row per class, good first: `defect label n q25 median q75 above`; `above` is missing without a threshold
+    "Where the scores of each class lie, and how many are above the threshold."
+    rows = [dict(defect=k, label=int(o.label.iloc[0]), n=len(o), **dict(zip(('q25','median','q75'), o.score.quantile([.25,.5,.75]))),
+                 above=np.nan if threshold is None else int((o.score>threshold).sum())) for k,o in _classes(_check_results(results)).items()]
+    return pd.DataFrame(rows)
+
 def fig_scores(results:pd.DataFrame, # a row per image, with `label defect score`
                threshold:float|None=None # scores above it are called defective; None: there is none
-              ) -> plt.Figure: # a row per class, good first, with the number of images
+              ) -> plt.Figure: # a row per class, good first, with the number of images and a tick at the median
     "Scores of all images, class by class."
-    rows = _classes(_check_results(results))
+    rows,t = _classes(_check_results(results)),get_class_scores(results, threshold)
     fig,ax = _axes(5.2, 1.1+.38*len(rows), 'score', '')
-    for i,(k,o) in enumerate(rows.items()):
-        spread = (np.arange(len(o))*.618)%1 - .5
-        color,marker = (_bad,'D') if o.label.iloc[0] else (_good,'o')
-        ax.scatter(o.score.sort_values(), i+.6*spread, s=14, alpha=.6, lw=0, color=color, marker=marker)
-        if threshold is not None:
-            ax.text(1.01, i, f'{(o.score>threshold).sum()} above', transform=ax.get_yaxis_transform(), va='center', fontsize=8)
-    if threshold is not None:
-        ax.axvline(threshold, color='black', lw=1, ls='--')
-        left = threshold<=(results.score.min()+results.score.max())/2
-        ax.text(threshold, -.62, f' threshold {threshold:.3g} ', fontsize=8, va='bottom', ha='left' if left else 'right')
-    ax.set_yticks(range(len(rows)), [f'{_short(k)} ({len(o)})' for k,o in rows.items()])
-    ax.set_ylim(len(rows)-.4, -.65)
+    for i,(o,c) in enumerate(zip(rows.values(), t.itertuples())):
+        color,marker = (_bad,'D') if c.label else (_good,'o')
+        ax.scatter(o.score.sort_values(), i+.6*((np.arange(c.n)*.618)%1-.5), s=14, alpha=.6, lw=0, color=color, marker=marker)
+        ax.plot([c.median]*2, [i-.38,i+.38], color='black', lw=1.2)
+        if threshold is not None: ax.text(1.01, i, f'{c.above} above', transform=ax.get_yaxis_transform(), va='center', fontsize=8)
+    if threshold is not None: _draw_threshold(ax, threshold, results.score)
+    ax.set_yticks(range(len(t)), [f'{_short(c.defect)} ({c.n})' for c in t.itertuples()])
+    ax.set_ylim(len(t)-.4, -.65)
     if threshold is None or threshold>0: _maybe_log(ax, results.score, results.score[results.label==0])
     return fig
+
+def _draw_threshold(ax, threshold, scores):
+    "A line with its value, on the side where there is room."
+    ax.axvline(threshold, color='black', lw=1, ls='--')
+    left = threshold<=(scores.min()+scores.max())/2
+    ax.text(threshold, -.62, f' threshold {threshold:.3g} ', fontsize=8, va='bottom', ha='left' if left else 'right')
 
 def _maybe_log(ax, scores, good):
     "A logarithmic scale where the defects would otherwise press the good images to the edge."
@@ -357,22 +372,25 @@ def fig_pr(results:pd.DataFrame # a row per image, with `label defect score` and
     return fig
 
 # %% ../nbs/70_visualization.ipynb #4a286e9b
+def get_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `train_loss valid_loss lr`
+               ) -> pd.DataFrame: # `epoch train_loss valid_loss lr`, numbers; what was not written down is missing
+    "The history of a training as numbers."
+    if 'epoch' not in history or not len(history):
+        raise ValueError(f'a history needs the column epoch and a row, got {list(history)} and {len(history)} rows')
+    number = lambda k: pd.to_numeric(history[k], errors='coerce') if k in history else np.nan
+    return pd.DataFrame({'epoch': history.epoch, **{k: number(k) for k in ('train_loss','valid_loss','lr')}})
+
 def fig_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `train_loss valid_loss lr`
                ) -> plt.Figure: # losses above, learning rate below
     "How the losses and the learning rate went."
-    if 'epoch' not in history or not len(history):
-        raise ValueError(f'a history needs the column epoch and a row, got {list(history)} and {len(history)} rows')
-    fig = _Figure(5.2, 3.4)
+    h,fig = get_history(history),_Figure(5.2, 3.4)
     ax,bx = fig.subplots(2, 1, sharex=True, height_ratios=[3,1])
-    kw = dict(marker='o' if len(history)<3 else None)
+    kw = dict(marker='o' if len(h)<3 else None)
     for k,c,ls in (('train_loss',_good,'-'),('valid_loss',_bad,'--')):
-        y = _column(history, k)
-        if y.notna().any(): ax.plot(history.epoch, y, color=c, ls=ls, label=k.replace('_loss',''), **kw)
-    bx.plot(history.epoch, _column(history, 'lr'), color='dimgray', **kw)
+        if h[k].notna().any(): ax.plot(h.epoch, h[k], color=c, ls=ls, label=k.replace('_loss',''), **kw)
+    bx.plot(h.epoch, h.lr, color='dimgray', **kw)
     for o in (ax,bx): o.spines[['top','right']].set_visible(False)
     if ax.lines: ax.legend(frameon=False, fontsize=8)
     ax.set_ylabel('loss'); bx.set_ylabel('learning rate'); bx.set_xlabel('epoch')
     fig.align_ylabels()
     return fig
-
-def _column(df, k): return pd.to_numeric(df[k], errors='coerce') if k in df else pd.Series(np.nan, df.index)

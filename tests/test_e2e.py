@@ -16,7 +16,7 @@ from .makers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, chec
 
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
-WHOLE = {'config.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','maps','report.html'}
+WHOLE = {'config.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
 
 # -- fixtures
 
@@ -426,6 +426,9 @@ def test_compare(run, tmp_path, cmd):
     assert res.status==0 and '| run |' in res.out and '| other |' in res.out
     t = pd.read_csv(tmp_path/'c.csv').set_index('model')
     assert t['rank'].to_dict()=={'run':1, 'other':2} and np.isclose(t.value.sum(), 1, atol=1e-3)
+    assert cmd('compare', '--runs', f'{run},{tmp_path/"other"}', '--out', tmp_path/'c.html').status==0
+    page = check_static(tmp_path/'c.html')
+    assert page.index('Images on which they disagree')>0 and 'No curve of the pixels' not in page
     refused(cmd('compare', '--runs', tmp_path/'nowhere'), 'no runs under', name='compare')
     refused(cmd('compare', '--runs', run, '--out', tmp_path/'c.doc'), '.csv, .md or .tex', name='compare')
 

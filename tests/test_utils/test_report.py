@@ -1,10 +1,13 @@
-import re
+import gzip, json, re
+from base64 import b64decode
 from html.parser import HTMLParser
 
 import numpy as np, pandas as pd, pytest
 
 from aead.config import Config, config_to_dict
-from aead.report import Markup, get_verdict, get_warnings, tag, write_report
+from aead.interactive import get_thumbnail
+from aead.page import Markup, tag
+from aead.report import get_verdict, get_warnings, write_report
 
 EVIL = '"\'><script>alert(1)</script><img src=x onerror=alert(1)>&amp; $x$ \udcff 裂纹'
 CFG = config_to_dict(Config())
@@ -18,7 +21,7 @@ class Page(HTMLParser):
         assert not self.open
     def handle_starttag(self, name, attrs):
         self.seen.append(name); self.attrs.append((name, dict(attrs)))
-        if name not in ('img','meta'): self.open.append(name)
+        if name not in ('img','meta','input'): self.open.append(name)
     def handle_endtag(self, name): assert self.open.pop()==name
     def handle_data(self, s): self.text += s
 
@@ -46,26 +49,34 @@ def report(tmp_path, **kw):
     p = write_report(tmp_path/'my run'/'report.html', **a)
     return p,p.read_text(encoding='utf-8')
 
+SCRIPTS = [('application/json','live-rows'), ('application/json','live-figures'), ('text/plain','live-plotly'), (None,None)]
+
 def check(page):
-    "Well formed, self-contained, without scripts."
+    "Well formed, self-contained, with no scripts but the page's own."
     o = Page(page)
-    assert 'script' not in o.seen and 'link' not in o.seen and 'iframe' not in o.seen
+    own = [(at.get('type'), at.get('id')) for name,at in o.attrs if name=='script']
+    assert own in ([], SCRIPTS) and not [at for name,at in o.attrs if name=='script' and set(at)-{'type','id'}]
+    assert 'link' not in o.seen and 'iframe' not in o.seen
     for name,at in o.attrs:
         assert not [k for k in at if k.startswith('on')]
         if name=='img': assert at['alt'] and at['src'].startswith('data:image/')
     assert '@import' not in page and 'url(' not in page
     return o
 
+def live(page):
+    "What the page's script reads: rows and figures."
+    return [json.loads(re.search(f'id="live-{k}">(.*?)</script>', page, re.S)[1]) for k in ('rows','figures')]
+
 def test_order_and_content(tmp_path):
     p,page = report(tmp_path)
     o = check(page)
     assert p.name=='report.html' and [q.name for q in p.parent.iterdir()]==['report.html']
     assert re.findall('<h1>(.*?)</h1>', page)==['my run']
-    assert re.findall('<h2>(.*?)</h2>', page)==['Please note','Defects that were found','Figures','Scores by class','Every possible threshold','By kind of defect',
+    assert re.findall('<h2>(.*?)</h2>', page)==['Please note','Defects that were found','Figures','Scores by class','Every possible threshold','Move the threshold','By kind of defect',
         'Defects that were missed','False alarms: good images called defective','Training','Settings']
     assert '18 of 20 defective images are found, and 1 of 20 good ones is called defective.' in o.text
     assert 'Not available: no masks.' in o.text and '0.900 to 0.990' in o.text and 'a note' in o.text and 'cnn_ae' in o.text
-    assert page.count('data:image/png;base64,')==3
+    assert page.count('data:image/png;base64,')==4                     # scores, ROC, precision-recall, training
 
 @pytest.mark.filterwarnings('ignore:Glyph')
 def test_hostile_names(tmp_path):
@@ -90,9 +101,12 @@ def test_hostile_names(tmp_path):
 def test_whatever_is_missing(tmp_path, kw): check(report(tmp_path, **kw)[1])
 
 def test_stays_small(tmp_path):
+    "Of 16 large examples, and of three thousand thumbnails."
     many = [example((700,900), 3, seed=i) for i in range(16)]      # noise, which no format compresses
     p,page = report(tmp_path, examples={'found':many[:8], 'missed':many[8:]})
-    assert p.stat().st_size<3_000_000
+    assert p.stat().st_size<5_000_000
+    p = report(tmp_path, examples={'found':many[:8], 'missed':many[8:]}, scores=scores(3000), thumbs={i: b'\xff'*4000 for i in range(3000)})[0]
+    assert 7_000_000<p.stat().st_size<10_000_000
     check(page)
 
 def test_other_splits_are_left_out(tmp_path):
@@ -122,3 +136,47 @@ def test_verdict_and_warnings():
 
 def test_text_is_escaped_unless_marked():
     assert tag('p', '<', Markup('<br>'), title='"')=='<p title="&quot;">&lt;<br></p>'
+
+def test_what_the_script_reads(tmp_path):
+    t = scores()
+    thumbs = {i: get_thumbnail(example(seed=i)['image'], example()['amap'], 8., example()['mask']) for i in t.index[::2]}
+    page = report(tmp_path, scores=t, thumbs=thumbs)[1]
+    check(page)
+    rows,figs = live(page)
+    assert rows['score']==t.score.tolist() and rows['label']==t.label.tolist() and rows['threshold']==5. and rows['p']==t.p_value.tolist()
+    assert [o is not None for o in rows['picture']]==[i%2==0 for i in range(40)] and rows['path'][7]=='x/y/7.png'
+    assert b64decode(rows['picture'][2].split(',')[1])==thumbs[2]
+    assert set(figs)=={'scores','roc'} and figs['scores']['layout']['shapes'][0]['x0']==5.
+    assert '20 of 40 images have a picture here' in page
+    js = gzip.decompress(b64decode(re.search('id="live-plotly">(.*?)</script>', page)[1])).decode()
+    from plotly.offline import get_plotlyjs
+    assert js==get_plotlyjs() and page.count('live-plotly')==2            # once, and where it is unpacked
+
+def test_examples_lend_their_pictures(tmp_path):
+    t = scores()
+    rows = live(report(tmp_path, scores=t, examples={'found': [example(path=t.path[33])]})[1])[0]
+    assert [i for i,o in enumerate(rows['picture']) if o]==[33]
+
+def test_without_scripts_on_request(tmp_path):
+    page = report(tmp_path, interactive=False)[1]
+    assert '<script' not in page and 'Move the threshold' not in page
+
+def test_strangers_cannot_end_a_script(tmp_path):
+    evil = '</script><img src=x onerror=alert(1)>'
+    page = report(tmp_path, scores=scores().assign(defect=lambda d: d.defect.replace('crack', evil), path=evil))[1]
+    check(page)
+    rows,figs = live(page)
+    assert evil in rows['defect'] and '<' not in ''.join(figs['scores']['layout']['yaxis']['ticktext'])
+
+def test_missing_parts_are_named(tmp_path):
+    page = report(tmp_path, examples={'found': [example(recon=None), example(amap=None, mask=None)]}, scores=scores().drop(columns=['group','p_value']))[1]
+    o = check(page)
+    assert 'no reconstruction' in o.text and 'no anomaly map' in o.text and 'No curve of the pixels' in o.text
+
+def test_pro_curve_is_shown(tmp_path):
+    from aead.curves import get_pro_curve
+    from aead.metrics import PixelMetrics
+    e = [example(seed=i) for i in range(4)]
+    pro = get_pro_curve(PixelMetrics().update([o['amap'] for o in e], [o['mask'] for o in e]))
+    page = report(tmp_path, pro=pro)[1]
+    assert page.count('data:image/png;base64,')==5 and 'PRO curve' in page and 'No curve of the pixels' not in page

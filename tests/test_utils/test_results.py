@@ -3,12 +3,14 @@ import json
 
 import numpy as np, pandas as pd, pytest
 
+from aead.comparison import compare_runs, fig_differences, fig_pairs, get_costs, get_differences, get_disagreements, get_pairs, plot_pairs, write_comparison
 from aead.metrics import image_metrics
 from aead.protocol import run_protocol, scores_file
 from aead.results import compare_models, format_comparison, load_metrics, load_results, save_comparison
 from aead.runs import train_run
+from aead.stats import paired_test
 
-from ..makers import TINY, make_layout
+from ..makers import TINY, check_static, make_layout
 
 def scores(seed=0, lift=1., n=40, **kw):
     rng = np.random.default_rng(seed)
@@ -97,3 +99,68 @@ def test_tables(kind, part, tmp_path):
     end = {'markdown':'md','latex':'tex','csv':'csv'}[kind]
     save_comparison(rows, tmp_path/f't.{end}')
     assert (tmp_path/f't.{end}').read_text()==text
+
+# --- the page
+
+def called(seed, lift): return scores(seed, lift, 80).assign(group=range(80), decision=lambda t: (t.score>1).astype(int))
+
+def test_differences_of_pairs():
+    t = {'a': called(0, .2), 'b': called(1, 3.), 'c': called(2, 1.)}
+    d = get_differences(t)
+    assert len(d)==3 and d.difference.is_monotonic_decreasing and (d.difference>=0).all()
+    auc = {k: image_metrics(o.score.to_numpy(), o.label.to_numpy())['image_auroc'] for k,o in t.items()}
+    for r in d.itertuples():
+        assert np.isclose(r.difference, auc[r.better]-auc[r.worse]) and r.low<=r.difference<=r.high
+        p = paired_test(t[r.better].assign(fold=0), t[r.worse].assign(fold=0))
+        assert np.allclose([r.low,r.high,r.p_value], [p['low'],p['high'],p['p_value']])
+    ax = fig_differences(d).axes[0]
+    assert np.allclose([o.get_xdata()[0] for o in ax.lines[2::2]], d.difference)
+    none = get_differences({k: o.assign(group=o.label) for k,o in t.items()})
+    assert none.low.isna().all() and len(fig_differences(none).axes[0].lines)==4      # a point a pair, no intervals
+
+def test_disagreements_are_found():
+    a,b = called(0, 1.),called(0, 1.)
+    b.loc[[4,7],'score'] = [9.,-9.]
+    b['decision'] = (b.score>1).astype(int)
+    g = get_disagreements({'a': a, 'b': b}, 3)
+    want = [f'{i}.png' for i in (4,7) if a.decision[i]!=b.decision[i]]
+    assert set(g.path[g.split])==set(want) and '4.png' in want and g.called[list(g.path).index('4.png')]==['b']
+    assert not get_disagreements({'a': a.assign(decision=np.nan), 'b': b}).split.any()
+
+def test_pairs_image_by_image():
+    a,b = called(0, 1.),called(1, 1.)
+    p = get_pairs(a, b[::-1])
+    assert p.path.tolist()==a.path.tolist() and np.allclose(p.y, b.score.rank(pct=True))
+    fig,q = fig_pairs(p, ('a','b')),plot_pairs(p, ('a','b'))
+    assert sum(len(o.get_offsets()) for o in fig.axes[0].collections)==80==sum(len(o.x) for o in q.data[1:])
+    assert fig.axes[0].get_xlabel()=='rank in a' and q.layout.yaxis.title.text=='rank in b'
+
+def test_page_of_runs(cfg, tmp_path):
+    "Figures, curves, differences, pictures and costs of real runs; and what is said when parts are lost."
+    import shutil
+    for k in (0,1): train_run(tmp_path/'runs'/f'run{k}', cfg(train=dict(epochs=1, seed=k), data=dict(category='brick')))
+    both = [tmp_path/'runs'/f'run{k}' for k in (0,1)]
+    rows = compare_runs(both, out=tmp_path/'c.html')
+    page = check_static(tmp_path/'c.html')
+    assert {r['model'] for r in rows}=={'run0','run1'} and rows==compare_runs(both)
+    for r in rows: assert f'{r["value"]:.3f}' in page and f'{r["low"]:.3f} to {r["high"]:.3f}' in page
+    assert not [o for o in ('No curve of the pixels','No costs','no anomaly map','cannot be read here') if o in page]
+    assert page.count('class="card"')==8 and page.count('<script')==4 and (tmp_path/'c.html').stat().st_size<10_000_000
+    c = get_costs({'x': both[0]}, 3)
+    assert c.median_ms[0]>0 and np.isclose(c.file_mib[0], (both[0]/'model.safetensors').stat().st_size/2**20)
+    shutil.rmtree(both[1]/'maps'); (both[1]/'curves.csv').unlink(); (both[0]/'model.safetensors').unlink(); (both[1]/'model.safetensors').unlink()
+    compare_runs(both, out=tmp_path/'c.html')
+    page = (tmp_path/'c.html').read_text()
+    assert 'No curve of the pixels for run1' in page and 'no anomaly map' in page and 'No costs' in page
+    shutil.rmtree(both[0]/'data'); shutil.rmtree(both[1]/'data')
+    compare_runs(both, out=tmp_path/'c.html')
+    assert 'the image cannot be read here' in (tmp_path/'c.html').read_text()
+
+def test_page_of_tables(tmp_path):
+    "Scores alone: several folds are not drawn as one curve; names of strangers do no harm; one model is no comparison."
+    evil = '</script><img src=x onerror=alert(1)>'
+    folds = {k: pd.concat([scores(i+s, 2., fold=i) for i in (0,1)]) for k,s in ((evil,0),('b',5))}
+    page = write_comparison(tmp_path/'c.html', folds).read_text()
+    assert '<img src=x' not in page and 'scores of different folds are never pooled' in page and page.count('<script')==4
+    assert 'There is one model' in write_comparison(tmp_path/'c.html', {'a': scores()}).read_text()
+    with pytest.raises(ValueError, match="'a' lack the column group"): write_comparison(tmp_path/'c.html', {'a': scores().drop(columns='group'), 'b': scores()})

@@ -3,7 +3,16 @@ import os, subprocess, sys
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest, torch
 
+from aead.curves import fig_curves, fig_distributions, fig_models, get_curve, get_models, get_pro_curve, get_roc_points, plot_curves, plot_distributions, plot_history, plot_models, plot_roc, plot_scores
+from aead.denoising import fig_denoising, get_denoising, plot_denoising
+from aead.gallery import fig_gallery, get_example, get_gallery, get_missing
+from aead.latent import fig_latent, get_latent, plot_latent, project_latent
+from aead.metrics import PixelMetrics
+from aead.models.base import model_registry
+from aead.residuals import fig_residuals, get_residuals, plot_residuals
+from aead.stats import PixelHistograms
 from aead.visualization import *
+
 
 
 @pytest.fixture
@@ -140,3 +149,192 @@ def test_attention_figure(c, rng):
     assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items()) and all(p.grad is None for p in m.parameters())
     for bad in (dict(layer=2), dict(head=-1), dict(at=(30,0))):
         with pytest.raises(ValueError, match='must be'): visualize_attention_maps(m, x, **bad)
+
+# --- colours
+
+# cones that are missing: Machado, Oliveira and Fernandes (2009), severity 1, on linear light
+SIGHT = {'all': np.eye(3), 'no red': [[.152286,1.052583,-.204868],[.114503,.786281,.099216],[-.003882,-.048116,1.051998]],
+         'no green': [[.367322,.860646,-.227968],[.280085,.672501,.047413],[-.01182,.04294,.968881]], 'no blue': [[1.255528,-.076749,-.178779],[-.078411,.930809,.147602],[.004733,.691367,.3039]]}
+
+def lab(rgb, m):
+    from skimage.color import rgb2lab
+    lin = np.where(rgb<=.04045, rgb/12.92, ((rgb+.055)/1.055)**2.4)@np.transpose(m)
+    return rgb2lab(np.where(lin<=.0031308, lin*12.92, 1.055*lin.clip(1e-9, 1)**(1/2.4)-.055)[None])[0]
+
+@pytest.mark.parametrize('m', SIGHT.values(), ids=SIGHT)
+def test_heat_colours_survive_grey_and_colour_blindness(m):
+    "Lightness in CIELAB rises with each of the 256 colours; of jet it does not."
+    from matplotlib import colormaps
+    l = lab(colormaps[heat_colors](np.arange(256))[:,:3], m)[:,0]
+    assert (np.diff(l)>.05).all() and l[0]<1 and l[-1]>95
+    assert (np.diff(lab(colormaps['jet'](np.arange(256))[:,:3], m)[:,0])<0).any()
+
+@pytest.mark.parametrize('m', SIGHT.values(), ids=SIGHT)
+def test_colours_of_lines_are_told_apart(m):
+    from matplotlib.colors import to_rgb as rgb
+    from aead.curves import colors
+    c = lab(np.array([rgb(o) for o in colors]), m)
+    apart = np.linalg.norm(c[:,None]-c, axis=-1)[np.triu_indices(len(c), 1)]
+    assert apart.min()>15 and np.linalg.norm(c[0]-c[1])>80                # any two; good and bad
+
+# --- curves
+
+def parts(n=90, seed=0, lift=1.5):
+    r = np.random.default_rng(seed)
+    y = np.arange(n)//3%2
+    return pd.DataFrame(dict(path=[f'{i}.png' for i in range(n)], label=y, defect=np.where(y, np.where(np.arange(n)%4, 'crack', 'dent'), 'good'), group=np.arange(n)//3,
+                             score=lift*y+np.repeat(r.normal(size=n//3), 3)+.3*r.normal(size=n)))
+
+def pixels(n=16, seed=0):
+    r = np.random.default_rng(seed)
+    masks = np.zeros((n,20,20), int); masks[:n//2,3:9,4:8] = masks[:n//4,13:15,13:16] = 1
+    maps = r.normal(size=masks.shape)+1.2*masks
+    return PixelMetrics().update(maps, masks), PixelHistograms().update(maps, masks), pd.DataFrame(dict(group=np.arange(n), label=(np.arange(n)<n//2).astype(int)))
+
+@pytest.mark.parametrize('kind', ['roc','pr'])
+def test_paper_and_screen_show_the_same_curve(kind):
+    t = {'a': parts(), 'b': parts(seed=1, lift=.5)}
+    fig,p = drawn(fig_curves(t, kind, 40)),plot_curves(t, kind, 40)
+    lines = [o for o in p.data if o.name in t]
+    for (k,o),l,q in zip(t.items(), fig.axes[0].lines, lines):
+        want = get_curve(o, kind, 40)
+        assert np.allclose(l.get_ydata(), want.y) and np.allclose(q.y, want.y) and l.get_label()==q.name==k
+        assert l.get_color().lower()==q.line.color.lower()
+    assert len(fig.axes[0].collections)==2 and len({o.get_color() for o in fig.axes[0].lines})==2
+    assert len(fig_curves(t, kind, 0).axes[0].collections)==0
+
+def test_band_is_wider_for_fewer_parts():
+    wide = [(lambda c: (c.high-c.low).mean())(get_curve(parts(n), 'roc')) for n in (30,300)]
+    assert wide[0]>2*wide[1]
+    t = parts(60)
+    few = get_curve(t.assign(group=np.arange(60)//6*2+t.label), 'roc')
+    assert (few.high-few.low).mean()>(lambda c: (c.high-c.low).mean())(get_curve(t.assign(group=range(60)), 'roc'))
+
+def test_pro_curve_is_the_one_of_the_figure():
+    px,h,df = pixels()
+    c = get_pro_curve(px, h, df, points=2001)
+    assert np.isclose(np.trapezoid(c.y, c.x)/.3, px.compute()['aupro_30'], atol=1e-3) and c.x.iloc[-1]==.3
+    assert ((c.low<=c.y+1e-9)&(c.y<=c.high+1e-9)).mean()>.9 and (c.high-c.low).max()>.02
+    assert get_pro_curve(px).low.isna().all() and get_pro_curve(px, h, df.assign(group=df.label)).low.isna().all()
+    fig = drawn(fig_curves({'m': c}, 'pro'))
+    assert np.allclose(fig.axes[0].lines[0].get_ydata(), c.y) and fig.axes[0].get_xlim()==(0,.3)
+    for bad,says in ((lambda: fig_curves(parts(), 'pro'), 'needs maps'), (lambda: get_pro_curve(PixelMetrics()), 'there are none'), (lambda: get_curve(parts().drop(columns='group')), 'lacks the column group')):
+        with pytest.raises(ValueError, match=says): bad()
+
+def test_points_of_the_roc():
+    t = parts().sample(frac=1, random_state=0)
+    p,fig = get_roc_points(t),plot_roc(t, 0)
+    for o in fig.data[1:]:
+        i = np.array(o.customdata, int)
+        assert (t.label.to_numpy()[i]==(o.name=='defective')).all() and np.allclose(o.x, p.x.to_numpy()[i]) and list(o.text)==t.path.iloc[i].tolist()
+    worst = t.score.idxmax()
+    assert np.isclose(p.loc[worst, ['x','y']].sum(), 1/(t.label==t.label[worst]).sum())
+
+def test_scores_by_class():
+    t = parts()
+    c = get_class_scores(t, 1.)
+    assert c.defect.tolist()==['good','crack','dent'] and c.n.sum()==len(t)
+    for r in c.itertuples():
+        s = t.score[t.defect==r.defect]
+        assert r.above==(s>1).sum() and np.isclose(r.median, s.median())
+    fig = drawn(fig_scores(t, 1.))
+    assert sorted(np.concatenate([o.get_offsets()[:,0] for o in fig.axes[0].collections]))==sorted(t.score)
+    assert sum(len(o.x) for o in plot_scores(t, 1.).data)==len(t) and plot_scores(t, 1.).layout.shapes[0].x0==1.
+
+def test_spread_and_history():
+    from aead.stats import describe_scores
+    t = parts(); d = describe_scores(t, 20)
+    for o,q,k in zip(fig_distributions(t, 20).axes[0].patches, plot_distributions(t, 20).data, ('good','defective')):
+        assert np.allclose(o.get_data().values, d['histogram'][k]) and np.allclose(q.y, d['histogram'][k])
+    h = pd.DataFrame(dict(epoch=range(4), train_loss=[4,3,2,1], valid_loss=[4,None,2,2], lr=[.1]*4))
+    fig,p = fig_history(h),plot_history(h)
+    assert np.allclose(fig.axes[0].lines[1].get_ydata(), h.valid_loss.astype(float), equal_nan=True) and np.allclose(p.data[0].y, h.train_loss)
+    assert [o.name for o in p.data]==['train','valid','learning rate'] and fig.axes[1].lines[0].get_ydata()[0]==.1
+
+def test_quality_against_cost():
+    f = pd.DataFrame(dict(run=['a','b','c'], image_auroc=[.7,.9,.8], image_auroc_low=[.6,.8,np.nan], image_auroc_high=[.8,.95,np.nan]))
+    m = get_models(f, pd.DataFrame(dict(name=['c','b','a'], median_ms=[3.,20.,5.], file_mib=[1.,9.,4.])))
+    fig,p = drawn(fig_models(m, area='file_mib')),plot_models(m, area='file_mib')
+    assert [o.get_offsets()[0].tolist() for o in fig.axes[0].collections]==[[3,.8],[5,.7],[20,.9]]==[[o.x[0],o.y[0]] for o in p.data]
+    assert len(fig.axes[0].lines)==2 and [o.get_text() for o in fig.axes[0].texts]==['c','a','b']
+    size = [o.get_sizes()[0] for o in fig.axes[0].collections]
+    assert size[0]<size[1]<size[2] and fig.axes[0].get_xscale()=='log'
+
+# --- galleries
+
+@pytest.fixture(scope='session')
+def run_table(synth, tmp_path_factory):
+    "A table of scores, and a folder of maps in which one is missing."
+    d = tmp_path_factory.mktemp('run'); (d/'maps').mkdir()
+    t = synth[synth.split=='test'].reset_index(drop=True)
+    r = np.random.default_rng(0)
+    for i in range(1, len(t)): np.save(d/'maps'/f'{i}.npy', r.random((24,24)).astype(np.float16))
+    return t.assign(score=r.random(len(t)), decision=r.integers(0, 2, len(t)), p_value=.5, amap=[f'maps/{i}.npy' for i in range(len(t))]), d
+
+def test_examples_of_a_run_folder(run_table):
+    t,d = run_table
+    bad = t.index[t.label==1][-1]
+    e = get_example(t.loc[bad], d)
+    assert e['missing']==[] and e['amap'].shape==e['image'].shape[:2]==e['mask'].shape and 0<=e['amap'].min() and e['mask'].any()
+    assert get_example(t.loc[0], d)['missing'][0]=='anomaly map'
+    assert get_example(t.loc[bad], None)['amap'] is None and get_example({**t.loc[bad], 'mask': 'gone.png'}, d)['missing']==['mask']
+    (d/'maps'/'bad.npy').write_bytes(b'not an array')
+    assert get_example({**t.loc[bad], 'amap': 'maps/bad.npy'}, d)['missing']==['anomaly map']
+
+def test_gallery_side_by_side(run_table):
+    t,d = run_table
+    g = get_gallery(t, d, 2)
+    fig = drawn(fig_gallery(g, 1.))
+    shown = [e for k in ('missed','false alarms','borderline') for e in g[k]]
+    assert [o.get_title(loc='left') for o in fig.axes if o.get_title(loc='left')]==[f'{e["defect"]}, {e["score"]:.3g}' for e in shown]
+    assert get_missing(get_gallery(t, None, 2))[0].endswith('no anomaly map')
+    assert len([o for ax in fig_gallery(get_gallery(t, None, 2), 1.).axes for o in ax.texts if o.get_text()=='no map'])==len(shown)
+    with pytest.raises(ValueError, match='lack the column path'): get_gallery(t.drop(columns='path'))
+
+# --- what is inside a model
+
+@pytest.mark.parametrize('name', model_registry)
+def test_looks_into_every_family(name, tiny_model, pictures):
+    m,x = tiny_model(name, ni=1).train(),pictures(5, 1)
+    before = {k:v.clone() for k,v in m.state_dict().items()}
+    r = get_residuals(m, x[0])
+    assert len(r['maps']['gradients'])==3 and all(o.shape==(32,32) for o in r['maps']['gradients'].values())     # 32, 16, 8 pixels
+    drawn(fig_residuals(r)); assert len(plot_residuals(r).data)==sum(map(len, r['maps'].values()))
+    if name=='diffusion_ae':
+        w = get_denoising(m, x[0], steps=4)
+        drawn(fig_denoising(w)); assert w['t'][-1]==0 and len(plot_denoising(w).frames)==5
+        with pytest.raises(ValueError, match='has no latent space'): get_latent(m, x)
+    else:
+        with pytest.raises(ValueError, match='does not walk out of noise'): get_denoising(m, x[0])
+        z = get_latent(m, x, bs=2)
+        assert z.shape[0]==5 and np.allclose(z, get_latent(m, x), atol=1e-5) and get_latent(m, x, 'mean').shape[1]<z.shape[1]
+    if not hasattr(m, 'attention_maps'):
+        with pytest.raises(ValueError, match='has no attention to show'): visualize_attention_maps(m, x[0])
+    assert m.training and all(torch.equal(v, before[k]) for k,v in m.state_dict().items()) and all(p.grad is None for p in m.parameters())
+
+def test_a_head_changes_nothing_of_the_latent(tiny_model, pictures):
+    from aead.models.head import HeadedAutoencoder
+    m,x = tiny_model('cnn_ae', ni=1),pictures(3, 1)
+    assert np.array_equal(get_latent(HeadedAutoencoder(m, nf=4, depth=1), x), get_latent(m, x))
+
+def test_scale_of_residuals_is_shared_and_fixed():
+    r = {'image': np.zeros((8,8,1)), 'xr': np.zeros((8,8,1)), 'maps': {'gradients': {'1/1': np.full((8,8), .2), '1/2': np.full((8,8), .8)}, 'feature': {'feature_1': np.full((8,8), 5.)}}}
+    clims = lambda **kw: [ax.images[0].get_clim() for ax in fig_residuals(r, **kw).axes if ax.images and ax.get_title() not in ('image','reconstruction') and ax.get_title()]
+    assert clims()==[(0,.8),(0,.8),(0,5)] and clims(vmax={'gradients': 2.})==[(0,2),(0,2),(0,5)]
+
+def test_latent_by_pca_and_umap(rng, monkeypatch):
+    import sys, types
+    z,c = rng.normal(size=(30,6))*[9,4,1,1,1,1],np.repeat(['good','b','a'], 10)
+    t = project_latent(z, c)
+    assert t.x[:10].var()>t.y[:10].var() and abs(np.corrcoef(t.x, z[:,0])[0,1])>.95
+    fig,p = drawn(fig_latent(t)),plot_latent(t.assign(path='x'))
+    assert [o.get_label() for o in fig.axes[0].collections]==['good (10)','a (10)','b (10)']==[o.name for o in p.data]
+    for o,q in zip(fig.axes[0].collections, p.data): assert np.allclose(o.get_offsets()[:,1], q.y) and np.allclose(q.x, t.x.to_numpy()[np.array(q.customdata, int)])
+    monkeypatch.setitem(sys.modules, 'umap', None)
+    with pytest.raises(ValueError, match='pip install umap-learn'): project_latent(z, c, 'umap')
+    class UMAP:
+        def __init__(self, n_components, random_state): assert n_components==2 and random_state==7
+        def fit_transform(self, z): return z[:,:2]
+    monkeypatch.setitem(sys.modules, 'umap', types.SimpleNamespace(UMAP=UMAP))
+    t = project_latent(z, c, 'umap', 7)
+    assert np.allclose(t.x, z[:,0]) and t.attrs['axes']==['UMAP 1','UMAP 2']
