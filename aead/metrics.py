@@ -306,7 +306,7 @@ class PixelMetrics:
     "Figures over the pixels of images that come a few at a time; memory grows with the defect pixels alone."
     def __init__(self,
                  limit:float=0.3, # largest false-positive rate of the area under per-region overlap, in (0,1]
-                 size:int=2**24, # good pixels kept in memory at a time
+                 size:int=2**22, # good pixels kept in memory at a time
                  dir:str|None=None # folder of the temporary file; None: the system's
                 ):
         self.limit = _check_share(limit, 'limit', zero=False)
@@ -352,7 +352,7 @@ def pixel_metrics(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w
                   limit:float=0.3 # largest false-positive rate of the area under per-region overlap, in (0,1]
                  ) -> dict: # `pixel_auroc` `pixel_ap` `pixel_f1_max` `aupro_30` (limit in percent), floats or None; `why`
     "How well the maps tell defect pixels from good ones."
-    return PixelMetrics(limit).update(maps, masks, valid).compute()
+    return PixelMetrics(limit, size=2**24).update(maps, masks, valid).compute()        # with the maps at hand, a few long runs: fewer searches
 
 def aupro(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
           masks:np.ndarray|List[np.ndarray]|None, # shaped as `maps`, 0 good, 1 defect
