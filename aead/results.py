@@ -140,10 +140,10 @@ def compare_models(
     tests = [paired_test(t[a], t[b], metric, n, 1-alpha, seed) for a,b in pairs]
     p = _holm([o['p_value'] for o in tests])
     for (a,b),q in zip(pairs, p): rows[a].setdefault('p_values', {})[b] = rows[b].setdefault('p_values', {})[a] = None if np.isnan(q) else float(q)
-    rank = pd.Series({k: -np.inf if r['value'] is None else r['value'] for k,r in rows.items()}).rank(ascending=False, method='min').astype(int)
+    rank = pd.Series({k: r['value'] for k,r in rows.items()}, dtype=float).rank(ascending=False, method='min')
     wins = {(a,b) if o['difference']>0 else (b,a) for (a,b),o,q in zip(pairs, tests, p) if o['difference'] is not None and q<alpha}
-    out = [{**r, 'rank': int(rank[k]), 'p_values': r.get('p_values', {}), 'better_than': [b for a,b in wins if a==k]} for k,r in rows.items()]
-    return sorted(out, key=lambda r: r['rank'])
+    out = [{**r, 'rank': None if np.isnan(rank[k]) else int(rank[k]), 'p_values': r.get('p_values', {}), 'better_than': [b for a,b in wins if a==k]} for k,r in rows.items()]
+    return sorted(out, key=lambda r: r['rank'] or len(out)+1)
 
 # %% ../nbs/62_results.ipynb #4ee4a97d
 def rank_models(
