@@ -6,7 +6,7 @@
 __all__ = ['limit', 'DetectionGraph', 'export_run', 'ExportedDetector', 'load_exported']
 
 # %% ../nbs/91_export.ipynb #9b130ca5
-import hashlib, json, tempfile, warnings
+import hashlib, json, logging, tempfile, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -64,7 +64,7 @@ def _made_up(shape, n=2, seed=0):
 def _convert(graph, x, valid, name):
     "The ONNX program of a graph."
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+        warnings.simplefilter('ignore'); logging.getLogger('onnx_ir').setLevel(logging.ERROR)
         graph(x, valid)                                    # what a model computes once and keeps must be there before it is traced
         try: return torch.onnx.export(graph, (x,valid), input_names=['x','valid'], output_names=_outputs, dynamo=True, verbose=False)
         except Exception as e: raise ValueError(f"{name} cannot be exported: {str(e).splitlines()[0]}") from e
