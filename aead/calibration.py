@@ -122,7 +122,7 @@ def drift(self:Calibration,
     far = lambda order: np.abs(below[order[:k]].mean(0)-below[order[k:]].mean(0)).max()
     own = far(np.arange(len(below)))
     more = sum(far(rng.permutation(len(below)))>=own-1e-12 for _ in range(n))
-    return {'statistic': float(own), 'p_value': (1+more)/(n+1), 'median_p': float(np.median(self.p_value(s))), 'groups': new.n_groups}
+    return {'statistic': float(own), 'p_value': float((1+more)/(n+1)), 'median_p': float(np.median(self.p_value(s))), 'groups': new.n_groups}
 
 def _group_ecdf(c, at):
     "For each group the share of its scores up to each of `at`, `g n`."

@@ -135,7 +135,8 @@ def aead_score(
     _needed(run=run, input=input, out=out)
     res = score_images(run, input, out, maps, fdr, device)
     bad,odd = int((res.error!='').sum()),int((res.decision==1).sum())
-    print(f"{len(res)} images, {odd} called defective" + (f", {bad} unreadable" if bad else '') + f"; scores in {out}" + (f", heat maps in {maps}" if maps else ''))
+    called = f"{odd} called defective" if res.decision.notna().any() else 'no decisions'
+    print(f"{len(res)} images, {called}" + (f", {bad} unreadable" if bad else '') + f"; scores in {out}" + (f", heat maps in {maps}" if maps else ''))
     return res
 
 # %% ../nbs/92_cli.ipynb #8e545718

@@ -213,7 +213,7 @@ def decide(self:AnomalyDetector,
 )->pd.DataFrame: # `score`, `p_value`, `decision` (1 defect, 0 good, missing without a threshold), `answer` (accept, inspect, reject)
     "p-values and decisions of scores."
     s = np.asarray(scores, dtype=float)
-    if np.isnan(s).any(): raise ValueError(f"{int(np.isnan(s).sum())} of {len(s)} scores are not a number; the model's weights are broken")
+    if not np.isfinite(s).all(): raise ValueError(f"{int((~np.isfinite(s)).sum())} of {len(s)} scores are not finite; the model's weights are broken")
     decision = pd.array(s > self.threshold if self.threshold is not None else [None]*len(s), dtype='Int64')
     out = pd.DataFrame({'score': s, 'p_value': self.calibration.p_value(s), 'decision': decision})
     return out.assign(answer=_answers(out, self.cfg.detect.inspect))

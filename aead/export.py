@@ -6,7 +6,7 @@
 __all__ = ['limit', 'DetectionGraph', 'export_run', 'ExportedDetector', 'load_exported']
 
 # %% ../nbs/91_export.ipynb #9b130ca5
-import json, tempfile, warnings
+import hashlib, json, logging, tempfile, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -64,7 +64,7 @@ def _made_up(shape, n=2, seed=0):
 def _convert(graph, x, valid, name):
     "The ONNX program of a graph."
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+        warnings.simplefilter('ignore'); logging.getLogger('onnx_ir').setLevel(logging.ERROR)
         graph(x, valid)                                    # what a model computes once and keeps must be there before it is traced
         try: return torch.onnx.export(graph, (x,valid), input_names=['x','valid'], output_names=_outputs, dynamo=True, verbose=False)
         except Exception as e: raise ValueError(f"{name} cannot be exported: {str(e).splitlines()[0]}") from e
@@ -80,7 +80,7 @@ def _largest(graph, session, batches):
     for x,valid in batches:
         with torch.no_grad(): want = [o.numpy() for o in graph(x, valid)[:2]]
         got = _run(session, x.numpy(), valid.numpy())
-        for k,a,b in zip(most, want, got): most[k] = max(most[k], float(np.abs(a-b).max()))
+        for k,a,b in zip(most, want, got): most[k] = float(np.maximum(most[k], np.abs(a-b).max()))       # NaN stays
         n += len(x)
     return n, most
 
@@ -115,13 +115,25 @@ def export_run(
     program = _convert(graph, made[:1], valid[:1], det.cfg.model)
     (batches,real),session = _some(det, run, n),_session(program.model_proto.SerializeToString())
     count,most = _largest(graph, session, batches)
-    if not max(most.values()) <= limit: raise ValueError(f"the exported graph differs by {max(most.values()):.2g} from the detector, more than {limit:g}; nothing was written")
+    if not np.isfinite(list(most.values())).all(): raise ValueError("the detector gives scores or maps that are not finite; its weights are broken, and nothing was written")
+    if max(most.values()) > limit: raise ValueError(f"the exported graph differs by {max(most.values()):.2g} from the detector, more than {limit:g}; nothing was written")
     cert = {'images': count, 'real': real, **most, 'limit': limit, 'torch': torch.__version__, 'onnxruntime': onnxruntime.__version__}
     score,amap = (o.tolist() for o in _made_up_answers(session, det))
     meta = dict(schema=SCHEMA, config=config_to_dict(det.cfg), threshold=det.threshold, why=det.why, heat_max=det.heat_max, certificate=cert, check=dict(score=score, map=amap))
-    program.model.metadata_props['aead'] = json.dumps(meta)
-    with atomic_write(out) as p: program.save(str(p), external_data=False)
+    with atomic_write(out) as p:
+        program.save(str(p), external_data=False)
+        _seal(p, meta)
     return cert
+
+def _digest(model, text): return hashlib.sha256(model.graph.SerializeToString(deterministic=True)+text.encode()).hexdigest()
+
+def _seal(path, meta):
+    "Writes the metadata into an ONNX file, with a digest of graph and metadata."
+    import onnx
+    model,text = onnx.load(path),json.dumps(meta)
+    del model.metadata_props[:]
+    for k,v in {'aead': text, 'aead_digest': _digest(model, text)}.items(): model.metadata_props.add(key=k, value=v)
+    onnx.save(model, path)
 
 def _made_up_answers(session, det):
     "Score, and mean of the map, of the made-up images."
@@ -149,10 +161,13 @@ class ExportedDetector:
         if check: self._check(path)
 
     def _check(self, path):
-        "Complains if the file gives other scores here than where it was written."
+        "Complains if the file was changed, or gives other scores here than where it was written."
+        import onnx
+        props = self.session.get_modelmeta().custom_metadata_map
+        if props.get('aead_digest')!=_digest(onnx.load(path), props['aead']): raise ValueError(f"{path} was changed after it was written; export the run again")
         x = _made_up((self.channels, *self.cfg.data.hw))
         score,amap = _run(self.session, x, np.ones_like(x[:,0]))[:2]
-        far = max(np.abs(score-self.check['score']).max(), np.abs(amap.mean((1,2))-self.check['map']).max())
+        far = np.maximum(np.abs(score-self.check['score']).max(), np.abs(amap.mean((1,2))-self.check['map']).max())
         if not far <= self.certificate['limit']: raise ValueError(f"{path} gives other scores here than where it was written, by {far:.2g}; do not use it. Export the run again, or use another version of onnxruntime than the one here")
 
     def _scan(self, df, read):

@@ -13,8 +13,7 @@ from typing import Dict, List
 import numpy as np, pandas as pd
 
 from .config import atomic_write
-from .metrics import image_metrics
-from .stats import friedman_nemenyi, group_interval, paired_test, why_no_interval
+from .stats import _check_figure, _figure, friedman_nemenyi, group_interval, paired_test, why_no_interval
 
 # %% ../nbs/62_results.ipynb #38ffe050
 _settings = {'model': 'model', 'data': 'data', 'protocol': 'split', 'fold': 'fold', 'seed': 'seed'}   # column: key in metrics.json
@@ -25,7 +24,7 @@ def _folders(root):
     "Folders at or under `root` that hold scores, in order."
     for at,dirs,files in os.walk(root):
         dirs[:] = sorted(o for o in dirs if o not in ('maps','data') and o[0]!='.')
-        if 'scores.csv' in files: yield Path(at)
+        if 'scores.csv' in files: dirs.clear(); yield Path(at)           # what a run evaluated besides is not another run
 
 def _metrics(folder):
     f = folder/'metrics.json'
@@ -86,10 +85,10 @@ def load_metrics(
 
 # %% ../nbs/62_results.ipynb #0d2fc873
 def _holm(p):
-    "p-values corrected for their number."
+    "p-values corrected for their number; None, where there was no test, stays out as NaN."
     p = np.asarray(p, float)
-    order,n = np.argsort(p),len(p)
-    out = np.empty(n)
+    order,n = np.argsort(p)[:np.isfinite(p).sum()],np.isfinite(p).sum()
+    out = np.full(len(p), np.nan)
     out[order] = np.minimum(np.maximum.accumulate(p[order]*np.arange(n, 0, -1)), 1)
     return out
 
@@ -112,7 +111,7 @@ def _shared(tables):
     return {n: t[k.isin(both)].reset_index(drop=True) for (n,t),k in zip(tables.items(), keys)}
 
 def _mean_figure(t, metric):
-    each = [image_metrics(o.score.to_numpy(), o.label.to_numpy())[metric] for _,o in t.groupby('fold') if o.label.nunique()==2]
+    each = [_figure(o.label.to_numpy()==1, o.score.to_numpy(), metric) for _,o in t.groupby('fold') if o.label.nunique()==2]
     return float(np.mean(each)) if each else None
 
 def _row(name, t, metric, level, n, seed):
@@ -130,6 +129,7 @@ def compare_models(
     seed:int=0 # of the draws
 )->List[Dict]: # a dict per model, best first: `model metric value low high rank images folds better_than p_values why`
     "Figures of models on the same images, with intervals, ranks, and which differences are real."
+    _check_figure(metric)
     if isinstance(results, pd.DataFrame):
         if by not in results: raise ValueError(f"the results have no column '{by}' to tell models apart by; give by=…")
         results = {str(k): o for k,o in results.groupby(by, sort=False)}
@@ -138,12 +138,12 @@ def compare_models(
     rows = {k: _row(k, o, metric, 1-alpha, n, seed) for k,o in t.items()}
     pairs = list(itertools.combinations(t, 2))
     tests = [paired_test(t[a], t[b], metric, n, 1-alpha, seed) for a,b in pairs]
-    p = _holm([1. if o['p_value'] is None else o['p_value'] for o in tests])
-    for (a,b),o,q in zip(pairs, tests, p): rows[a].setdefault('p_values', {})[b] = rows[b].setdefault('p_values', {})[a] = float(q)
-    rank = pd.Series({k: -np.inf if r['value'] is None else r['value'] for k,r in rows.items()}).rank(ascending=False, method='min').astype(int)
+    p = _holm([o['p_value'] for o in tests])
+    for (a,b),q in zip(pairs, p): rows[a].setdefault('p_values', {})[b] = rows[b].setdefault('p_values', {})[a] = None if np.isnan(q) else float(q)
+    rank = pd.Series({k: r['value'] for k,r in rows.items()}, dtype=float).rank(ascending=False, method='min')
     wins = {(a,b) if o['difference']>0 else (b,a) for (a,b),o,q in zip(pairs, tests, p) if o['difference'] is not None and q<alpha}
-    out = [{**r, 'rank': int(rank[k]), 'p_values': r.get('p_values', {}), 'better_than': [b for a,b in wins if a==k]} for k,r in rows.items()]
-    return sorted(out, key=lambda r: r['rank'])
+    out = [{**r, 'rank': None if np.isnan(rank[k]) else int(rank[k]), 'p_values': r.get('p_values', {}), 'better_than': [b for a,b in wins if a==k]} for k,r in rows.items()]
+    return sorted(out, key=lambda r: r['rank'] or len(out)+1)
 
 # %% ../nbs/62_results.ipynb #4ee4a97d
 def rank_models(
@@ -153,6 +153,7 @@ def rank_models(
     alpha:float=0.05 # chance of a false difference
 )->dict: # as `friedman_nemenyi`, and `table`: the figure, a row per data set, a column per model
     "Mean ranks of models over data sets, by Friedman's and Nemenyi's tests."
+    _check_figure(metric)
     for c in (by,'data'):
         if c not in results or results[c].isna().all(): raise ValueError(f"the results have no column '{c}'")
     t = {k: _mean_figure(_one_fold(o, k), metric) for k,o in results.groupby(['data',by])}
@@ -165,9 +166,10 @@ _named = {'model': 'model', 'value': '', 'low': 'low', 'high': 'high', 'rank': '
 def _cell(v): return '–' if v is None or v is np.nan else f'{v:.3f}' if isinstance(v, float) else ', '.join(v) if isinstance(v, list) else str(v)
 
 def _cells(rows):
-    "Head and body of a table, all text."
-    body = [[_cell(r.get(k)) for k in _named] for r in rows]
-    return [rows[0]['metric'] if k=='value' else c for k,c in _named.items()], body
+    "Head and body of a table, all text; with a column of reasons where a figure or its interval is missing."
+    named = {**_named, **({'why': 'why'} if any(r.get('why') for r in rows) else {})}
+    body = [[_cell(r.get(k)) for k in named] for r in rows]
+    return [rows[0]['metric'] if k=='value' else c for k,c in named.items()], body
 
 _escaped = str.maketrans({c: f'\\{c}' for c in '_%&#$'})
 

@@ -180,9 +180,9 @@ def _intervals(t, det):
     return {**group_interval(t, figures), **rates}
 
 # %% ../nbs/85_runs.ipynb #0b227e0e
-def _counts(df, skipped):
+def _counts(df, cal_groups, skipped):
     t = df[df.split=='test']
-    return {**{k: int((df.split==k).sum()) for k in ('train','val','cal')}, 'cal_groups': int(df.group[df.split=='cal'].nunique()),
+    return {**{k: int((df.split==k).sum()) for k in ('train','val','cal')}, 'cal_groups': cal_groups,
             'test_good': int((t.label==0).sum()), 'test_defective': int(t.label.sum()), 'test_masks': int((t['mask']!='').sum()), 'skipped': skipped}
 
 def get_metrics(
@@ -199,10 +199,11 @@ def get_metrics(
     at,why = _at_threshold(t, det)
     why = {**image.pop('why'), **pixel.pop('why'), **why}
     ci = {**_intervals(t, det), **histograms.interval(t[_have_pixels(t)], pixel)}
-    if why_no_interval(t): why['intervals'] = why_no_interval(t)
+    if t.label.any() and not (t['mask'][t.label==1]!='').any(): why.update({k: 'the defective images have no masks' for k in why if k in pixel})
+    if no := why_no_interval(t) or ('' if 'image_auroc' in ci or image['image_auroc'] is None else 'every draw of groups gives the same figures'): why['intervals'] = no
     return {'schema': SCHEMA, **image, **pixel, **at, 'ssim': _mean(t.ssim[t.label==0]), 'target_false_alarm_rate': det.cfg.detect.far,
             'threshold': det.threshold, 'heat_max': det.heat_max, 'size': list(det.cfg.data.hw), 'model': det.cfg.model, 'why': why,
-            'ci95': ci, 'per_defect': per_defect(t.score.to_numpy(), t.label.to_numpy(), t.defect.to_numpy()) if t.label.any() else {}, 'n': _counts(scored, skipped)}
+            'ci95': ci, 'per_defect': per_defect(t.score.to_numpy(), t.label.to_numpy(), t.defect.to_numpy()) if t.label.any() else {}, 'n': _counts(scored, det.calibration.n_groups, skipped)}
 
 def _mean(s): return float(s.mean()) if len(s) else None
 
@@ -309,7 +310,9 @@ def format_metrics(
     head = f"{n['test_good']} good and {n['test_defective']} defective test images, split '{metrics['split']}'" + (' (leaky)' if (metrics.get('audit') or {}).get('leaks') else '')
     each = [f"  {k:<32} {v['image_auroc']:.3f}   ({v['n']} images)" for k,v in defects.items() if v['image_auroc'] is not None]
     leak = [f"warning: {metrics['audit']['text']}"] if metrics.get('audit') and metrics['audit']['leaks'] else []
-    return '\n'.join([head, *[row(k,v) for k,v in _table.items()], *(['image AUROC by defect']+each if each else []), *leak])
+    least = f"{'p-values':<34}         from {n['cal_groups']} groups of good images: none is below {1/(n['cal_groups']+1):.3f}"
+    bare = [f"{'intervals':<34}     –   {metrics['why']['intervals']}"] if 'intervals' in metrics['why'] else []
+    return '\n'.join([head, *[row(k,v) for k,v in _table.items()], least, *bare, *(['image AUROC by defect']+each if each else []), *leak])
 
 # %% ../nbs/85_runs.ipynb #978c42a6
 def _heat_png(det, path, amap, out):
@@ -344,12 +347,14 @@ def score_images(
     score,errors = np.full(len(df), np.nan),{}
     for b in _progress(det.scan(df, skip_bad=True), len(df)):
         if isinstance(b, tuple) and isinstance(b[1], Exception): errors[b[0]] = str(b[1]); continue
-        score[b.rows] = b.score
+        score[b.rows] = det.decide(b.score).score                    # complains of what is not finite
         for i,amap in zip(b.rows, b.amap) if maps else (): _heat_png(det, files[i], amap, Path(maps)/names[i])
     return _write_scores(det, df, score, errors, out, fdr)
 
-def _call_batch(t, ok, fdr):
+def _call_batch(t, ok, fdr, calibration):
     "Decisions of a batch that keep the share of false calls."
+    n = calibration.n_groups
+    if 0 < fdr < 1/(n+1): raise ValueError(f"with {n} groups no p-value is below {1/(n+1):.3g}, so nothing can be called at a false-discovery rate of {fdr:g}; calibrate on at least {int(np.ceil(1/fdr-1-1e-9))} groups")
     called = np.zeros(len(t), int)
     called[ok] = discoveries(t.p_value[ok], fdr)
     return t.assign(decision=pd.array(called, dtype='Int64'), answer=np.where(called, 'reject', 'accept'))
@@ -358,9 +363,10 @@ def _write_scores(det, df, score, errors, out, fdr):
     "The table of `score_images`, written and returned."
     if len(errors)==len(df): raise ValueError(f"none of the {len(df)} images can be read; the first: {errors[0]}")
     if errors: warnings.warn(f"{len(errors)} of {len(df)} images cannot be read; the first: {next(iter(errors.values()))}", stacklevel=3)
+    if fdr is None and det.threshold is None: warnings.warn(f"no decisions: {det.why}", stacklevel=3)
     ok = np.isfinite(score)
     res = det.decide(np.where(ok, score, 0))
-    if fdr is not None: res = _call_batch(res, ok, fdr)
+    if fdr is not None: res = _call_batch(res, ok, fdr, det.calibration)
     res = res.where(pd.Series(ok))
     res = pd.concat([df[['path']], res], axis=1).assign(error=[errors.get(i, '') for i in range(len(df))])
     with atomic_write(out) as p: res.assign(schema=SCHEMA).to_csv(p, index=False)

@@ -13,6 +13,7 @@ import numpy as np, pandas as pd
 from scipy import stats as st
 from scipy.special import expit, logit
 
+from .config import nearest
 from .metrics import _images, _regions, image_metrics
 
 # %% ../nbs/61_stats.ipynb #ae5dafa7
@@ -50,7 +51,7 @@ def _bound(value, m, level):
 def _interval(value, se, m, level, scale):
     "Interval of one figure from its standard error and the groups of the smaller stratum."
     if scale=='logit' and value in (0,1): return _bound(value, m, level)
-    if not se>0: return None
+    if not se>1e-12: return None                                # the same in every draw, but for rounding
     t = st.t.ppf((1+level)/2, m-1)*se*math.sqrt(m/(m-1))        # resampling m groups shows (m-1)/m of the variance
     if scale=='linear': return [value-t, value+t]
     return [float(expit(logit(value)+s*t/(value*(1-value)))) for s in (-1,1)]
@@ -156,6 +157,11 @@ def pair_scores(
     if (both.label_a!=both.label_b).any(): raise ValueError(f"the tables disagree on the label of {both.path[both.label_a!=both.label_b].iloc[0]}")
     return both.rename(columns={'label_a':'label'}).drop(columns='label_b')
 
+_figures = [k for k in image_metrics([0,1], [0,1]) if k!='why']
+
+def _check_figure(metric):
+    if metric not in _figures: raise KeyError(f"unknown figure '{metric}'.{nearest(metric, _figures)}")
+
 def _figure(y, s, metric):
     "A figure of `image_metrics`; the AUROC, which is asked for a thousand times, by ranks alone."
     if metric!='image_auroc': return image_metrics(s, y)[metric]
@@ -177,6 +183,7 @@ def paired_test(
     seed:int=0 # of the draws
 )->dict: # `difference` a less b, `low`, `high`, `p_value`, `method`, `n` images in common; None with `why` where there is none
     "Whether two detectors differ on the same images: DeLong's test where images are independent, else a paired bootstrap of groups."
+    _check_figure(metric)
     d = pair_scores(a, b)
     value,none = _mean_difference(d, metric),dict.fromkeys(['low','high','p_value'])
     if value is None: return {'difference': None, **none, 'method': None, 'n': len(d), 'why': 'no fold has both good and defective images'}
@@ -188,7 +195,7 @@ def paired_test(
     else:
         draws,method,df = [_mean_difference(d, metric, i) for i in resample_groups(d, n, seed)],'bootstrap of groups',min(sizes)-1
         se = np.nanstd(np.array(draws, float), ddof=1)*math.sqrt(min(sizes)/df)
-    if not se>0: return {'difference': value, 'low': None, 'high': None, 'p_value': float(value==0), 'method': method, 'n': len(d), 'why': 'the difference is the same in every draw'}
+    if not se>1e-12: return {'difference': value, 'low': None, 'high': None, 'p_value': float(value==0), 'method': method, 'n': len(d), 'why': 'the difference is the same in every draw'}
     q = st.t.ppf((1+level)/2, df)*se
     return {'difference': value, 'low': value-q, 'high': value+q, 'p_value': float(2*st.t.sf(abs(value)/se, df)), 'method': method, 'n': len(d), 'why': ''}
 

@@ -85,9 +85,9 @@ class DefectHead(nn.Module):
     )->Tensor: # `b 3c h w`
         "The image without exposure, without shading, and what the reconstruction lacks, in float32."
         with torch.autocast(x.device.type, enabled=False):
-            x,xr = x.float(),xr.float()
+            x,xr = x.double(),xr.double()       # sums in single precision round differently in every runtime, and the memory shows it
             z,std = standardize(x)
-            return torch.cat([z, local_contrast(x), (x-xr)/std], 1)
+            return torch.cat([z, local_contrast(x), (x-xr)/std], 1).float()
 
 # %% ../../nbs/25_models.head.ipynb #3d797c96
 def pick_spread(

@@ -3,7 +3,11 @@ import json, subprocess, sys
 
 import numpy as np, pandas as pd, pytest, torch
 
+from safetensors.torch import load_file, save_file
+
+from aead.config import config_from_dict
 from aead.detect import AnomalyDetector, load_detector
+from aead.models.head import DefectHead, local_contrast, standardize
 
 from ..makers import TINY, make_layout, picture
 
@@ -18,7 +22,6 @@ FEW = {**TINY, 'diffusion_ae': {**TINY['diffusion_ae'], 'draws': 1}}
 def test_every_family(name, extra, synth, tmp_path):
     torch.set_num_threads(2)
     data,detect = ({k: extra[k] for k in keys if k in extra} for keys in (('size','resize','defects'), ('maps','flips')))
-    from aead.config import config_from_dict
     cfg = config_from_dict({'model': name, 'models': {name: FEW[name]}, 'data': {'size':32, 'layout':'csv', 'workers':0, **data}, 'train': dict(epochs=1, bs=8), 'detect': dict(far=.2, **detect),
                             **({'head': extra['head']} if 'head' in extra else {})})
     det = AnomalyDetector(cfg, 'cpu').fit(synth)
@@ -33,6 +36,30 @@ def test_every_family(name, extra, synth, tmp_path):
     odd = picture(1, (50,41))                                        # an image of another size
     assert np.allclose(ex.score_map(odd), det.score_map(odd), atol=2*limit) and ex.score_map(odd).shape==(50,41)
     torch.set_num_threads(1)
+
+@pytest.mark.parametrize('name', ['resnet_ae','vit_ae'])
+def test_with_a_head(name, synth, tmp_path):
+    cfg = config_from_dict({'model': name, 'models': {name: FEW[name]}, 'data': dict(size=32, layout='csv', workers=0, defects=.5), 'train': dict(epochs=1, bs=8),
+                            'head': {'nf':8, 'depth':2, 'memory':20}, 'detect': dict(far=.2, maps={'head':1., 'memory':1.})})
+    AnomalyDetector(cfg, 'cpu').fit(synth).save(tmp_path/'run')
+    cert = export_run(tmp_path/'run', tmp_path/'m.onnx', 4)
+    assert max(cert['score'], cert['map'])<=limit and load_exported(tmp_path/'m.onnx').certificate==cert
+
+def test_what_the_head_sees_does_not_depend_on_the_runtime():
+    "A shift of the brightness by a number that single precision cannot add exactly changes nothing that the memory could see."
+    x = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    xr = x.clone()
+    head = DefectHead(1, 8, 2)
+    want = torch.cat([standardize(x.double())[0], local_contrast(x.double()), 0*x.double()], 1)
+    assert (head.look(x, xr)-want).abs().max() < 1e-6
+
+def test_broken_weights_are_not_exported(detector, tmp_path):
+    detector.save(tmp_path/'run')
+    w = load_file(tmp_path/'run'/'model.safetensors')
+    k = next(o for o in w if w[o].ndim==4)
+    save_file({**w, k: w[k]*float('nan')}, tmp_path/'run'/'model.safetensors')
+    with pytest.raises(ValueError, match='not finite'): export_run(tmp_path/'run', tmp_path/'m.onnx', 2)
+    assert not (tmp_path/'m.onnx').exists()
 
 def test_decisions_as_the_detector_makes_them(detector):
     g,s = DetectionGraph(detector),torch.rand(6, detector.graph.model.settings['ni'], 32, 32)

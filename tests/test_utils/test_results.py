@@ -164,3 +164,18 @@ def test_page_of_tables(tmp_path):
     assert '<img src=x' not in page and 'scores of different folds are never pooled' in page and page.count('<script')==4
     assert 'There is one model' in write_comparison(tmp_path/'c.html', {'a': scores()}).read_text()
     with pytest.raises(ValueError, match="'a' lack the column group"): write_comparison(tmp_path/'c.html', {'a': scores().drop(columns='group'), 'b': scores()})
+
+
+def test_evaluations_inside_a_run_are_not_runs(tmp_path):
+    write(tmp_path/'a', scores(), model='x')
+    write(tmp_path/'a'/'eval-other', scores(1), model='x')
+    assert set(load_results(tmp_path).run)=={'a'} and len(load_metrics(tmp_path))==1
+    assert len(load_results(tmp_path/'a'/'eval-other'))==40
+
+def test_unknown_figures_and_missing_ones():
+    for o in (scores(), scores().assign(label=0)):
+        with pytest.raises(KeyError, match='unknown figure'): compare_models({'a': o}, 'image_auc')
+    rows = compare_models({'a': scores().assign(label=0), 'b': scores().assign(label=0)}, n=20)
+    assert [(r['value'], r['rank'], r['p_values']) for r in rows]==[(None, None, {'b': None}), (None, None, {'a': None})]
+    for kind in ('markdown','latex'): assert 'no fold has both' in format_comparison(rows, kind)
+    assert 'why' not in format_comparison(compare_models({'a': scores()}, n=20))

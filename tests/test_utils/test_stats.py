@@ -38,6 +38,10 @@ def test_interval_on_the_logit_scale(seed):
     narrow = group_interval(t, auc, 300, .5, seed)['auc']
     assert lo<narrow[0]<v<narrow[1]<hi
 
+def test_equal_draws_that_differ_by_rounding_give_no_interval():
+    t = pd.DataFrame({'group': range(12), 'label': np.arange(12)%2, 'score': 1.})
+    assert group_interval(t, lambda d: {'f1': image_metrics(d.score.to_numpy(), d.label.to_numpy())['image_f1_max']})=={}
+
 def test_nothing_can_be_said():
     t = table(np.random.default_rng(0))
     assert group_interval(t[t.label==0], auc)=={} and group_interval(t[:0], auc)=={} and why_no_interval(t[:0])=='no images'
@@ -92,6 +96,7 @@ def test_paired_test_says_why_not(rng):
     one = t.assign(group=t.label)
     r = paired_test(one, one.assign(score=-one.score))
     assert r['p_value'] is None and 'cannot be resampled' in r['why'] and r['difference'] is not None
+    with pytest.raises(KeyError, match='image_auroc'): paired_test(t, t, 'auroc')
     with pytest.raises(ValueError, match='disagree on the label'): paired_test(t, t.assign(label=1-t.label))
 
 def test_order_of_rows_does_not_matter(rng):
