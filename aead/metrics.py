@@ -119,9 +119,9 @@ def _count_below(run, v):
     return lo,hi
 
 def get_steps(bad:np.ndarray, # values of the defects, `d`, at least one
-              runs:Iterable[np.ndarray], # values of the goods: sorted arrays, none empty
+              runs:Iterable[np.ndarray], # values of the goods: sorted arrays `n`, none empty
               weights:np.ndarray|None=None # weight of each defect, `d`, of sum 1; None: all alike
-             ) -> Steps:
+             ) -> Steps: # the counts
     "Count what each distinct defect value catches."
     order = np.argsort(-bad)
     v = bad[order]
@@ -140,15 +140,17 @@ def _polyline(st, y):
     x = np.concatenate([[0], np.stack([st.over,st.fp],1).ravel(), [st.n_good]])/st.n_good
     return x,np.concatenate([[0.],y]).repeat(2)
 
-def roc_curve(st:Steps) -> Tuple[np.ndarray,np.ndarray]: # false-positive rate and recall, `2k+2` each, in [0,1]
+def roc_curve(st:Steps # the counts, from `get_steps`
+             ) -> Tuple[np.ndarray,np.ndarray]: # false-positive rate and recall, `2k+2` each, in [0,1]
     "Corners of the curve of recall against false-positive rate, from (0,0) to (1,1)."
     return _polyline(st, st.recall)
 
-def pr_curve(st:Steps) -> Tuple[np.ndarray,np.ndarray]: # recall and precision, `k` each, in [0,1]
+def pr_curve(st:Steps # the counts, from `get_steps`
+            ) -> Tuple[np.ndarray,np.ndarray]: # recall and precision, `k` each, in [0,1]
     "Precision at each recall."
     return st.recall,st.precision
 
-def area_under(x:np.ndarray, # never falling, from 0 to 1
+def area_under(x:np.ndarray, # `n`, never falling, from 0 to 1
                y:np.ndarray, # shaped as `x`
                limit:float=1. # right end, in (0,1]
               ) -> float: # divided by `limit`, so that the area under a line at 1 is 1
@@ -158,23 +160,27 @@ def area_under(x:np.ndarray, # never falling, from 0 to 1
     return min(float(np.trapezoid(np.append(y[:i],end), np.append(x[:i],limit))/limit), 1.)
 
 # %% ../nbs/60_metrics.ipynb #da5e350b
-def auroc(st:Steps) -> float: # in [0,1]; 0.5 where all values are equal
+def auroc(st:Steps # the counts, from `get_steps`
+         ) -> float: # in [0,1]; 0.5 where all values are equal
     "Area under recall against false-positive rate."
     return area_under(*roc_curve(st))
 
-def average_precision(st:Steps) -> float: # in [0,1]
+def average_precision(st:Steps # the counts, from `get_steps`
+                     ) -> float: # in [0,1]
     "Precision, averaged over the recall it was reached at."
     return float((np.diff(st.recall, prepend=0)*st.precision).sum())
 
-def f1_max(st:Steps) -> float: # in [0,1]
+def f1_max(st:Steps # the counts, from `get_steps`
+          ) -> float: # in [0,1]
     "Largest F1 of any threshold."
     return float((2*st.tp/(st.tp+st.fp+st.tp[-1])).max())
 
-def balanced_accuracy_max(st:Steps) -> float: # in [0.5,1]
+def balanced_accuracy_max(st:Steps # the counts, from `get_steps`
+                         ) -> float: # in [0.5,1]
     "Largest mean of recall and specificity of any threshold."
     return max(float(((st.recall+1-st.fpr)/2).max()), 0.5)
 
-def detection_at(st:Steps,
+def detection_at(st:Steps, # the counts, from `get_steps`
                  far:float=0.05 # false-alarm rate allowed, in [0,1]
                 ) -> float: # in [0,1]
     "Largest recall of a threshold with a false-alarm rate of at most `far`."
@@ -254,7 +260,8 @@ def _regions(bad):
     return ids,np.bincount(ids)
 
 # %% ../nbs/60_metrics.ipynb #c7cfcf69
-def pro_curve(st:Steps) -> Tuple[np.ndarray,np.ndarray]: # false-positive rate and per-region overlap, `2k+2` each, in [0,1]
+def pro_curve(st:Steps # the counts, from `get_steps`
+             ) -> Tuple[np.ndarray,np.ndarray]: # false-positive rate and per-region overlap, `2k+2` each, in [0,1]
     "Corners of the curve of per-region overlap against false-positive rate, from (0,0) to (1,1)."
     return _polyline(st, st.pro)
 
@@ -320,7 +327,7 @@ class PixelMetrics:
         self.n,self.n_regions = self.n+1,self.n_regions+len(sizes)
 
     @property
-    def steps(self) -> Steps:
+    def steps(self) -> Steps: # the counts
         "The counts so far; there must be defect pixels and good pixels."
         sizes = np.concatenate(self.sizes)
         weights = (1/sizes/len(sizes))[np.concatenate(self.ids)]
