@@ -151,12 +151,29 @@ def hold_offline(nb):
         html = o['data'].pop('text/html', None)
         if html and 'text/markdown' not in o['data']: o['data']['text/markdown'] = f"```{{=html}}\n{''.join(html)}\n```"
 
+def _methods():
+    "A processor that gives each public method with a docstring, defined in the body of a class, an entry after the class's own; nbdev does so for patched ones only."
+    from nbdev.process import Processor
+    from execnb.nbio import mk_cell
+    class methods(Processor):
+        def begin(self):
+            cells = self.nb.cells
+            shown = set(re.findall(r'^show_doc\(([\w.]+)', '\n'.join(c.source for c in cells), re.M))
+            classes = {n.name: n for c in cells if c.cell_type=='code' for n in c.parsed_() or () if isinstance(n, ast.ClassDef)}
+            for i in reversed(range(len(cells))):
+                name = re.fullmatch(r'show_doc\((\w+)\)', cells[i].source)
+                if not name or name[1] not in classes: continue
+                own = [f for f in classes[name[1]].body if isinstance(f, ast.FunctionDef) and f.name[0]!='_' and ast.get_docstring(f) and not any('property' in ast.dump(d) for d in f.decorator_list)]
+                cells[i+1:i+1] = [mk_cell(f'show_doc({name[1]}.{f.name})') for f in own if f'{name[1]}.{f.name}' not in shown]
+    return methods
+
 def process(dest, run=True):
-    "Writes the notebooks to `dest` as Quarto gets them; `run` makes the signatures and tables of all public names, which takes about a minute."
+    "Writes the notebooks to `dest` as Quarto gets them; `run` makes the signatures and tables of all public names, which takes some twenty seconds."
     from execnb.nbio import read_nb, write_nb
     from nbdev.process import NBProcessor
-    from nbdev.processors import FilterDefaults, exec_show_docs
-    procs,was,flag = [o for o in FilterDefaults().procs() if run or o is not exec_show_docs],os.getcwd(),os.environ.get('IN_TEST')
+    from nbdev.processors import FilterDefaults, add_show_docs, exec_show_docs
+    procs = [p for o in FilterDefaults().procs() if run or o is not exec_show_docs for p in ((o, _methods()) if o is add_show_docs else (o,))]
+    was,flag = os.getcwd(),os.environ.get('IN_TEST')
     os.chdir(root); os.environ['IN_TEST'] = '1'
     try:
         for f in notebooks():
@@ -171,14 +188,16 @@ def process(dest, run=True):
     return Path(dest)
 
 def missing_from_pages(dest):
-    "Public functions and classes without an entry on the page of their module, and outputs that would load something from the network."
+    "Public functions, classes and methods without an entry on the page of their module, and outputs that would load something from the network."
     out = []
     for f in notebooks():
         page = _read(dest/f.relative_to(nbs))
-        shown = set(re.findall(r'^show_doc\((\w+)', '\n'.join(c.source for c in page.cells), re.M))
+        shown = set(re.findall(r'^show_doc\(([\w.]+)', '\n'.join(c.source for c in page.cells), re.M))
         if (name := _module(f)) not in (None,'all'):
             m = importlib.import_module(f'aead.{name}')
             own = [n for n in getattr(m, '__all__', []) if (inspect.isfunction(o := getattr(m, n)) or inspect.isclass(o)) and o.__module__==m.__name__ and not hasattr(o, '_fields')]
+            own += [f'{n}.{k}' for n in own if inspect.isclass(c := getattr(m, n)) for k,f in vars(c).items()
+                    if k[0]!='_' and inspect.isfunction(f) and f.__doc__ and f.__module__==m.__name__ and f.__qualname__==f'{n}.{k}']
             out += [f'aead.{name}.{n} has no entry on the page of {f.name}' for n in own if n not in shown]
         for c in page.cells:
             for o in c.get('outputs', []):
