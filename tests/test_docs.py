@@ -22,7 +22,7 @@ def test_every_public_name_is_documented(docs): assert docs.undocumented() == []
 def test_no_link_is_dead(docs): assert docs.broken_links() == []
 def test_sidebar_has_every_page_once(docs): assert docs.sidebar_gaps() == []
 
-def test_pages_have_an_entry_for_each_name_and_hold_without_network(docs, tmp_path): assert docs.missing_from_pages(docs.process(tmp_path, run=False)) == []
+def test_pages_have_an_entry_for_each_name_and_hold_without_network(docs, tmp_path): assert docs.page_faults(docs.process(tmp_path, run=False)) == []
 
 def test_quarto_settings_hold_without_network(docs):
     import yaml
@@ -51,10 +51,10 @@ class Loud:
            ): return b
 
 def test_lacks(docs):
-    assert list(docs._lacks(documented, 'f')) == []
-    assert [o.split(': ')[1] for o in docs._lacks(silent, 'f')] == ['argument x is not documented', 'argument n is not documented', 'what it returns is not documented']
-    assert [o.split(' is ')[0] for o in docs._lacks(shapeless, 'f')] == ['f: x', 'f: return']
-    assert [o.split(': ')[0] for o in docs._class_lacks(Loud, 'Loud')] == ['Loud.__init__', 'Loud.run', 'Loud.run']
+    assert list(docs.function_lacks(documented, 'f')) == []
+    assert [o.split(': ')[1] for o in docs.function_lacks(silent, 'f')] == ['argument x is not documented', 'argument n is not documented', 'what it returns is not documented']
+    assert [o.split(' is ')[0] for o in docs.function_lacks(shapeless, 'f')] == ['f: x', 'f: return']
+    assert [o.split(': ')[0] for o in docs.class_lacks(Loud, 'Loud')] == ['Loud.__init__', 'Loud.run', 'Loud.run']
 
 @pytest.mark.parametrize('heading,anchor', [('Recommendations','recommendations'), ('From the command line','from-the-command-line'), ('What a p-value says','what-a-p-value-says'),
                                             ('`cnn_ae`, and why','cnn_ae-and-why'), ('2. See [this](x.ipynb)','see-this')])
@@ -87,13 +87,13 @@ def test_built_sites_are_checked(docs, tmp_path):
     (tmp_path/'site_libs'/'s.css').write_text('@font-face{src:url("./f.woff")} @font-face{src:url(data:font/woff;base64,AA)}')
     (tmp_path/'index.html').write_text(page('<h1 id="top">Home</h1><a href="b.html#part">b</a><a href="#top">up</a><a href="https://quarto.org">far</a>'))
     (tmp_path/'b.html').write_text(page('<h2 id="part">B</h2><a href="./">home</a>'))
-    assert docs.broken_site(tmp_path)==[]
+    assert docs.site_faults(tmp_path)==[]
     (tmp_path/'b.html').write_text(page('<a href="c.html">c</a><a href="index.html#nowhere">n</a><img src="gone.png"><script src="https://cdn.example/x.js"></script>'))
     (tmp_path/'site_libs'/'s.css').write_text('@import"https://fonts.example/css";')
-    wrong = docs.broken_site(tmp_path)
+    wrong = docs.site_faults(tmp_path)
     assert len(wrong)==6 and sum('loads' in o for o in wrong)==2      # and index.html links to a part that b.html has no more
     shutil.rmtree(tmp_path/'site_libs')
-    assert docs.broken_site(tmp_path/'nothing')==[f"no pages in {tmp_path/'nothing'}"]
+    assert docs.site_faults(tmp_path/'nothing')==[f"no pages in {tmp_path/'nothing'}"]
 
 def test_tables_bring_no_scripts(docs):
     import nbformat as nf
