@@ -4,6 +4,7 @@ What is checked: each public name says what it is, what it takes and what it giv
 and from them into this repository, lead somewhere; the sidebar has every page; a page loads nothing from the network."""
 import ast, importlib, inspect, os, re, shutil, subprocess, sys, textwrap
 from dataclasses import is_dataclass
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,7 @@ def read(nb):
     import nbformat
     return nbformat.read(nb, 4)
 
+@cache
 def module_name(nb):
     "The module that a notebook exports, such as `models.cnn_ae`, or None; `all` has no names of its own."
     first = read(nb).cells[0].source
@@ -131,7 +133,7 @@ def anchors(file):
     level = '##+' if file.suffix=='.ipynb' else '#+'
     heads = {slug(h) for t in markdown(file) for h in re.findall(rf'^{level} +(.+?)(?: *\{{.*\}})?$', without_fences(t), re.M)}
     name = module_name(file) if file.suffix=='.ipynb' else None
-    return heads | ({n.lower() for n in own_names(name)[1]} if name else set())
+    return heads | ({n.lower() for n in wanted_entries(name)} if name else set())
 
 def link_fault(f, link):
     "What is wrong with a link in file `f`, or None. Links to the network are not followed, but for those to this repository."
@@ -178,6 +180,16 @@ def hold_offline(nb):
         html = o['data'].pop('text/html', None)
         if html and 'text/markdown' not in o['data']: o['data']['text/markdown'] = f"```{{=html}}\n{''.join(html)}\n```"
 
+def localize(text, depth):
+    """The links that nbdev made of names in backticks: within the site; none within another link, nor where the name has no entry.
+    `depth` is that of the page's folder."""
+    from nbdev.config import get_config
+    site,found,mark = re.escape(get_config().doc_host+get_config().doc_baseurl),[],re.compile('\0(\\d+)\0')
+    def local(m): return f"[`{m[1]}`]({'../'*depth}{m[2]}.html#{m[3]})" if m[3] in {o.lower() for o in wanted_entries(m[2])} else f'`{m[1]}`'
+    text = re.sub(rf'\[`([^`\n]+)`\]\({site}/([\w.]+)\.html#([\w.]+)\)', lambda m: found.append(m) or f'\0{len(found)-1}\0', text)
+    text = re.sub(r'\[[^\[\]\n]*\]\(', lambda outer: mark.sub(lambda i: f'`{found[int(i[1])][1]}`', outer[0]), text)
+    return mark.sub(lambda i: local(found[int(i[1])]), text)
+
 def method_entries():
     "A processor: entries for the methods that a class defines in its body and describes. nbdev makes them for patched ones only."
     from execnb.nbio import mk_cell
@@ -211,6 +223,11 @@ def process(dest, run=True):
             nb = read_nb(f)
             NBProcessor(nb=nb, procs=procs).process()
             hold_offline(nb)
+            depth = len(f.relative_to(nbs).parts)-1
+            for c in nb.cells:
+                if c.cell_type=='markdown': c.source = localize(c.source, depth)
+                for d in (o['data'] for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
+                    d['text/markdown'] = localize(''.join(d['text/markdown']), depth)
             to = Path(dest)/f.relative_to(nbs)
             to.parent.mkdir(parents=True, exist_ok=True); write_nb(nb, to)
     finally:
@@ -218,6 +235,7 @@ def process(dest, run=True):
         if flag is not None: os.environ['IN_TEST'] = flag
     return Path(dest)
 
+@cache
 def wanted_entries(name):
     "Public functions and classes of a module, and the methods that they describe."
     m,names = own_names(name)
