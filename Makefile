@@ -11,7 +11,7 @@ help:
 	@echo "make test        everything that is checked: notebooks, package, tests"
 	@echo "make venv        only make .venv with all that is needed"
 	@echo "make lab         open the notebooks in JupyterLab"
-	@echo "make docs        build the documentation site (needs Quarto)"
+	@echo "make docs        check the documentation, and build its site in _docs (needs Quarto)"
 	@echo "make readme      write README.md from nbs/index.ipynb"
 	@echo "make test-wheel  build the wheel and test it in an environment of its own"
 
@@ -38,8 +38,7 @@ lab: venv
 	$(BIN)/jupyter lab nbs
 
 docs: venv
-	@command -v quarto > /dev/null || { echo "make docs needs Quarto: install it from https://quarto.org and run this again"; exit 2; }
-	$(BIN)/nbdev_docs
+	$(BIN)/python scripts/docs.py
 
 readme: venv
 	$(BIN)/python scripts/readme.py

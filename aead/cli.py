@@ -36,7 +36,7 @@ def _run(f, argv):
 
 def command(
     f # a function with docments, whose arguments all have defaults
-):
+): # the same function
     "Makes `f` a command: `f.main(argv)` is its entry point."
     f.main = partial(_entry, f)
     return f

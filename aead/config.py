@@ -33,7 +33,9 @@ def nearest(
 # %% ../nbs/00_config.ipynb #99239866
 class Registry(dict):
     "Functions by name; `kind` is the word that its error messages use."
-    def __init__(self, kind:str): super().__init__(); self.kind = kind
+    def __init__(self,
+        kind:str # the word that its error messages use
+    ): super().__init__(); self.kind = kind
 
     def __call__(self, f):
         "Register `f` under its own name (a decorator)."
@@ -44,13 +46,17 @@ class Registry(dict):
         return f
 
     def __missing__(self, name): raise KeyError(f"unknown {self.kind} '{name}'.{nearest(name, list(self))}")
-    def get_fn(self, f): return f if callable(f) else self[f]
+    def get_fn(self,
+        f # a name, or a function
+    ): # the function
+        "The function of that name; a function is its own."
+        return f if callable(f) else self[f]
 
 # %% ../nbs/00_config.ipynb #33f17034
 @contextmanager
 def atomic_write(
     path # the file to make; its folder is made as well
-):
+): # a context, whose value is the temporary path
     "Gives a temporary path in the same folder, which becomes `path` if the block ends without an error."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,12 @@ class StepLoss:
         valid:Tensor # pixels that count, `b h w` of 0/1
     ): self.loss,self.mask_loss,self.valid = loss,mask_loss,valid
     def __call__(self, x, xr): return self.loss(x, xr, valid=self.valid)
-    def on_mask(self, logits, mask): return self.mask_loss(logits, mask, self.valid)
+    def on_mask(self,
+        logits, # of a defect, `b h w`
+        mask # defect pixels, `b h w` of 0/1
+    ): # scalar
+        "The loss on maps and masks, over the pixels that count."
+        return self.mask_loss(logits, mask, self.valid)
 
 class AnomalyLearner(Learner):
     "A `Learner` whose step is the model's `training_step`."
@@ -113,7 +118,9 @@ class EMA(Callback):
         if self.fitting: self._swap(); self.swapped = True
     def after_validate(self):
         if self.swapped: self._swap(); self.swapped = False
-    def keep_best(self, loss):
+    def keep_best(self,
+        loss:float # of the validation
+    ):
         "Remembers the average if `loss` is the lowest so far."
         if loss < self.best_loss: self.best_loss,self.best = loss,{k:v.clone() for k,v in self.avg.items()}
 
@@ -213,7 +220,10 @@ def _stop(self:AnomalyLearner):
 class LineProgress(Callback):
     "Prints a line after some of the epochs, to standard error."
     order = 90
-    def __init__(self, lines:int=20): self.lines = lines
+    def __init__(self,
+        lines:int=20 # lines of a whole training, about
+    ): self.lines = lines
+
     def before_fit(self): self.t0 = time.time()
     def after_epoch(self):
         h = self.checkpoint.history
@@ -299,7 +309,7 @@ class Trim(Callback):
         n = len(ds)-round(self.share*len(ds))
         if n >= self.dls.train.bs: ds.use = sorted(self.look().argsort(stable=True)[:n].tolist())
 
-    def look(self):
+    def look(self)->torch.Tensor: # `n`, higher is more suspicious
         "Suspicion of every image, by the averaged weights."
         self.learn.ema._swap(); self.model.eval()
         try: return torch.cat([suspicion(self.model, *b) for b in training_images(self.dls)])

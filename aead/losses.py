@@ -94,7 +94,7 @@ def _shifted(x, window, dim):
 
 def blur(
     x:Tensor, # images or maps, `b c h w`
-    window:Tensor # one-dimensional, of odd length
+    window:Tensor # `size`, which is odd
 )->Tensor: # shaped as `x`
     "Each channel smoothed by `window` along height and width; the border repeats by reflection where the image is large enough."
     r,c = len(window)//2, x.shape[1]

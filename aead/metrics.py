@@ -111,14 +111,6 @@ class Steps(NamedTuple):
     def precision(self): return self.tp/(self.tp+self.fp)
 
 # %% ../nbs/60_metrics.ipynb #685f09a9
-def _descending(v):
-    "Order of `v` from the highest down; of float32 by sorting its bits with the position behind them, in two thirds of the time."
-    if v.dtype!=np.float32: return np.argsort(-v)
-    bits = v.view(np.int32)
-    key = (~bits ^ (bits>>31 & 0x7fffffff)).astype(np.int64)<<32 | np.arange(len(v))     # negative floats have all other bits upside down
-    key.sort()
-    return key & 0xffffffff
-
 def _count_below(run, v):
     "How many of sorted `run` are below each of sorted `v`, and how many are below or equal."
     lo = run.searchsorted(v)
@@ -127,11 +119,11 @@ def _count_below(run, v):
     return lo,hi
 
 def get_steps(bad:np.ndarray, # values of the defects, `d`, at least one
-              runs:Iterable[np.ndarray], # values of the goods: sorted arrays, none empty
+              runs:Iterable[np.ndarray], # values of the goods: sorted arrays `n`, none empty
               weights:np.ndarray|None=None # weight of each defect, `d`, of sum 1; None: all alike
-             ) -> Steps:
+             ) -> Steps: # the counts
     "Count what each distinct defect value catches."
-    order = _descending(bad)
+    order = np.argsort(-bad)
     v = bad[order]
     last = np.flatnonzero(np.append(v[1:]!=v[:-1], True))  # of each group of equal values
     thr,tp = v[last],last+1
@@ -148,15 +140,17 @@ def _polyline(st, y):
     x = np.concatenate([[0], np.stack([st.over,st.fp],1).ravel(), [st.n_good]])/st.n_good
     return x,np.concatenate([[0.],y]).repeat(2)
 
-def roc_curve(st:Steps) -> Tuple[np.ndarray,np.ndarray]: # false-positive rate and recall, `2k+2` each, in [0,1]
+def roc_curve(st:Steps # the counts, from `get_steps`
+             ) -> Tuple[np.ndarray,np.ndarray]: # false-positive rate and recall, `2k+2` each, in [0,1]
     "Corners of the curve of recall against false-positive rate, from (0,0) to (1,1)."
     return _polyline(st, st.recall)
 
-def pr_curve(st:Steps) -> Tuple[np.ndarray,np.ndarray]: # recall and precision, `k` each, in [0,1]
+def pr_curve(st:Steps # the counts, from `get_steps`
+            ) -> Tuple[np.ndarray,np.ndarray]: # recall and precision, `k` each, in [0,1]
     "Precision at each recall."
     return st.recall,st.precision
 
-def area_under(x:np.ndarray, # never falling, from 0 to 1
+def area_under(x:np.ndarray, # `n`, never falling, from 0 to 1
                y:np.ndarray, # shaped as `x`
                limit:float=1. # right end, in (0,1]
               ) -> float: # divided by `limit`, so that the area under a line at 1 is 1
@@ -166,24 +160,27 @@ def area_under(x:np.ndarray, # never falling, from 0 to 1
     return min(float(np.trapezoid(np.append(y[:i],end), np.append(x[:i],limit))/limit), 1.)
 
 # %% ../nbs/60_metrics.ipynb #da5e350b
-def auroc(st:Steps) -> float: # in [0,1]; 0.5 where all values are equal
-    "Chance that a defect is above a good one; ties count half."
-    beaten = st.n_good-(st.fp+st.over)/2
-    return float(np.diff(st.tp, prepend=0)@beaten/(st.tp[-1]*st.n_good))
+def auroc(st:Steps # the counts, from `get_steps`
+         ) -> float: # in [0,1]; 0.5 where all values are equal
+    "Area under recall against false-positive rate."
+    return area_under(*roc_curve(st))
 
-def average_precision(st:Steps) -> float: # in [0,1]
+def average_precision(st:Steps # the counts, from `get_steps`
+                     ) -> float: # in [0,1]
     "Precision, averaged over the recall it was reached at."
     return float((np.diff(st.recall, prepend=0)*st.precision).sum())
 
-def f1_max(st:Steps) -> float: # in [0,1]
+def f1_max(st:Steps # the counts, from `get_steps`
+          ) -> float: # in [0,1]
     "Largest F1 of any threshold."
     return float((2*st.tp/(st.tp+st.fp+st.tp[-1])).max())
 
-def balanced_accuracy_max(st:Steps) -> float: # in [0.5,1]
+def balanced_accuracy_max(st:Steps # the counts, from `get_steps`
+                         ) -> float: # in [0.5,1]
     "Largest mean of recall and specificity of any threshold."
     return max(float(((st.recall+1-st.fpr)/2).max()), 0.5)
 
-def detection_at(st:Steps,
+def detection_at(st:Steps, # the counts, from `get_steps`
                  far:float=0.05 # false-alarm rate allowed, in [0,1]
                 ) -> float: # in [0,1]
     "Largest recall of a threshold with a false-alarm rate of at most `far`."
@@ -263,7 +260,8 @@ def _regions(bad):
     return ids,np.bincount(ids)
 
 # %% ../nbs/60_metrics.ipynb #c7cfcf69
-def pro_curve(st:Steps) -> Tuple[np.ndarray,np.ndarray]: # false-positive rate and per-region overlap, `2k+2` each, in [0,1]
+def pro_curve(st:Steps # the counts, from `get_steps`
+             ) -> Tuple[np.ndarray,np.ndarray]: # false-positive rate and per-region overlap, `2k+2` each, in [0,1]
     "Corners of the curve of per-region overlap against false-positive rate, from (0,0) to (1,1)."
     return _polyline(st, st.pro)
 
@@ -329,7 +327,7 @@ class PixelMetrics:
         self.n,self.n_regions = self.n+1,self.n_regions+len(sizes)
 
     @property
-    def steps(self) -> Steps:
+    def steps(self) -> Steps: # the counts
         "The counts so far; there must be defect pixels and good pixels."
         sizes = np.concatenate(self.sizes)
         weights = (1/sizes/len(sizes))[np.concatenate(self.ids)]
@@ -352,7 +350,7 @@ def pixel_metrics(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w
                   limit:float=0.3 # largest false-positive rate of the area under per-region overlap, in (0,1]
                  ) -> dict: # `pixel_auroc` `pixel_ap` `pixel_f1_max` `aupro_30` (limit in percent), floats or None; `why`
     "How well the maps tell defect pixels from good ones."
-    return PixelMetrics(limit, size=2**24).update(maps, masks, valid).compute()        # with the maps at hand, a few long runs: fewer searches
+    return PixelMetrics(limit).update(maps, masks, valid).compute()
 
 def aupro(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
           masks:np.ndarray|List[np.ndarray]|None, # shaped as `maps`, 0 good, 1 defect

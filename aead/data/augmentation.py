@@ -32,11 +32,20 @@ class ResizeImage(A.DualTransform):
         resize_image(np.zeros((1,1,1), np.float32), None, size, mode, fill)   # a wrong setting fails here, not at the first image
         self.size,self.mode,self.fill = tuple(size),mode,fill
 
-    def apply(self, img, **params):
+    def apply(self,
+        img:np.ndarray, # `h w c` float32 in [0,1]
+        **params # what albumentations adds; not used
+    )->np.ndarray: # `h w c` float32 in [0,1], at `size`
+        "The image, as albumentations asks for it."
         if img.dtype!=np.float32 or img.ndim!=3: raise ValueError(f'expects a float32 image `h w c` in [0,1], got {img.dtype} of shape {img.shape}')
         return resize_image(img, None, self.size, self.mode, self.fill)[0]
 
-    def apply_to_mask(self, mask, **params): return resize_region(mask, self.size, self.mode)
+    def apply_to_mask(self,
+        mask:np.ndarray, # `h w` of 0 and 1
+        **params # what albumentations adds; not used
+    )->np.ndarray: # `h w` uint8 of 0 and 1, at `size`
+        "The mask, likewise."
+        return resize_region(mask, self.size, self.mode)
 
 # %% ../../nbs/13_data.augmentation.ipynb #ee855c4d
 def get_test_augmentations(

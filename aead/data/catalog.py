@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from ..config import Registry, atomic_write, nearest, SCHEMA
 
 # %% ../../nbs/10_data.catalog.ipynb #c1571620
-columns = ['path','label','defect','mask','group','split']
+columns = ['path','label','defect','mask','group','split'] # of every catalog, in this order
 _suffixes = {'.png','.jpg','.jpeg','.bmp','.tif','.tiff','.webp'}
 _mask_dirs = {'ground_truth','masks','mask','gt'}
 
@@ -478,7 +478,7 @@ def null_scores(
     sz:int=64, # side of the images, pixels
     n:int=2000, # images of `train`, `val` and `cal` to compare with, at most
     seed:int=0 # of their choice
-)->np.ndarray: # a score for each test row, in order: distance to the nearest image that model or threshold were fitted to
+)->np.ndarray: # `n`, a score for each test row, in order: distance to the nearest image that model or threshold were fitted to
     "How far each test image is from what was fitted to, in raw pixels."
     test,fit = df[df.split=='test'],df[df.split.isin(['train','val','cal'])]
     if test.empty or fit.empty: raise ValueError("the null test needs images in 'train' and in 'test'")

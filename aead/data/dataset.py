@@ -92,7 +92,7 @@ def _vary(tfm, img, mask, valid, seed):
 
 def to_tensors(
     x:np.ndarray, # what the model sees, `h w c` float32
-    clean:np.ndarray, # what it should give back; the same array where they are alike
+    clean:np.ndarray, # what it should give back, `h w c` float32; the same array where they are alike
     mask, # `h w` of 0/1, or None: no defect
     valid:np.ndarray # `h w` of 0/1
 )->tuple: # x `c h w`, clean `c h w`, mask `h w`, valid `h w`, float

@@ -18,7 +18,11 @@ from .dataset import ImageDataset
 # %% ../../nbs/16_data.loaders.ipynb #0ddbb46e
 class ImageDL(DataLoader):
     "A fastai loader whose order depends on `seed` and epoch, and that can show what it loads."
-    def __init__(self, dataset=None, seed=0, **kwargs):
+    def __init__(self,
+        dataset=None, # an `ImageDataset`
+        seed:int=0, # of the order
+        **kwargs # of fastai's `DataLoader`
+    ):
         self.seed,self.epoch = seed,0
         super().__init__(dataset, **kwargs)
 
@@ -28,16 +32,28 @@ class ImageDL(DataLoader):
         "Order and augmentation of the next pass."
         self.epoch = self.dataset.epoch = epoch
 
-    def shuffle_fn(self, idxs):
+    def shuffle_fn(self,
+        idxs # as many numbers as the pass has images
+    )->list: # numbers of images; each comes once before any comes again
+        "The order of this pass."
         rng,k = random.Random(f'{self.seed} {self.epoch}'),len(self.dataset)
         return [i+o for o in range(0, len(idxs), k) for i in rng.sample(range(k), k)[:len(idxs)-o]]
 
-    def show_batch(self, b=None, max_n=9, **kwargs):
+    def show_batch(self,
+        b=None, # a batch `(x, clean, mask, valid)`; None: the next one
+        max_n:int=9, # images at most
+        **kwargs # `figsize`, inches
+    ):
         "Draws images of a batch; the outline is the mask, if there is one."
         x,_,mask,_ = self.one_batch() if b is None else b
         _show_rows([x[:max_n]], mask[:max_n], **kwargs)
 
-    def show_results(self, b, out, max_n=9, **kwargs):
+    def show_results(self,
+        b, # a batch `(x, clean, mask, valid)`
+        out, # its reconstructions, `b c h w`
+        max_n:int=9, # images at most
+        **kwargs # `figsize`, inches
+    ):
         "Draws images above their reconstructions."
         _show_rows([b[0][:max_n], out[:max_n]], b[2][:max_n], **kwargs)
 

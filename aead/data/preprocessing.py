@@ -192,7 +192,7 @@ def fit_box(
     nh,nw = (min(max(1, round(n*r)), t) for n,t in ((h,th),(w,tw)))
     return (th-nh)//2, (tw-nw)//2, nh, nw
 
-resize_modes = ('stretch','pad','crop')
+resize_modes = ('stretch','pad','crop') # what happens to the proportions: changed, kept and filled, kept and cut
 
 def resize_boxes(
     shape:tuple, # `(height, width)` of the image

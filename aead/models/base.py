@@ -61,8 +61,17 @@ class BaseAutoencoder(nn.Module):
         self.settings = model_settings(self.name, config)
         self.prepare = nn.Identity()
 
-    def encode(self, x:Tensor)->Tensor: raise NotImplementedError
-    def decode(self, z:Tensor)->Tensor: raise NotImplementedError
+    def encode(self,
+        x:Tensor # images in the model's space, `b c h w`, padded to the stride
+    )->Tensor: # latent; its shape is the family's own, and where there are skips it is a tuple
+        "Images to latent."
+        raise NotImplementedError
+
+    def decode(self,
+        z:Tensor # latent, shaped as `encode` gives it
+    )->Tensor: # reconstructions, `b c h w`
+        "Latent to images."
+        raise NotImplementedError
 
     def forward(self,
         x:Tensor # images in the model's space, `b c h w`

@@ -79,7 +79,7 @@ noises = Registry('noise')
 def gaussian(
     shape:tuple, # any
     generator:torch.Generator|None=None # on the CPU; None: the global one
-)->Tensor: # mean 0, variance 1
+)->Tensor: # `shape`, of mean 0 and variance 1
     "Independent in every pixel."
     return torch.randn(shape, generator=generator)
 
@@ -96,7 +96,7 @@ def multiscale(
     generator:torch.Generator|None=None, # on the CPU; None: the global one
     octaves:int=6, # grids of 1, 2, 4, … pixels
     persistence:float=0.8 # amplitude of an octave over that of the next coarser
-)->Tensor: # mean 0, variance 1
+)->Tensor: # `n c h w`, of mean 0 and variance 1
     "Sum of smooth noises of many sizes (after AnoDDPM, Wyatt et al. 2022)."
     n,c,h,w = shape
     out = persistence**(octaves-1)*torch.randn(shape, generator=generator)
@@ -118,7 +118,7 @@ def _prediction(name):
 def get_x0_noise(
     schedule:Schedule, # forward process
     out:Tensor, # what the network gives, `b …`
-    x:Tensor, # what it saw
+    x:Tensor, # what it saw, shaped as `out`
     t:Tensor, # at these steps, `b`, above 0
     predict:str='noise' # a name in `predictions`
 )->tuple: # image and noise, as `x`
@@ -139,7 +139,7 @@ def get_target(
 def get_posterior(
     schedule:Schedule, # forward process
     x:Tensor, # at step `t`
-    x0:Tensor, # the image behind it
+    x0:Tensor, # the image behind it, shaped as `x`
     t:int, # step
     s:int # an earlier step
 )->tuple: # mean, as `x`, and variance, a float
@@ -150,7 +150,7 @@ def get_posterior(
 def ddpm_step(
     schedule:Schedule, # forward process
     x:Tensor, # at step `t`
-    x0:Tensor, # guess of the image
+    x0:Tensor, # guess of the image, shaped as `x`
     t:int, # step
     s:int, # an earlier step
     noise:Tensor # as `x`
@@ -162,7 +162,7 @@ def ddpm_step(
 def ddim_step(
     schedule:Schedule, # forward process
     x:Tensor, # at step `t`
-    x0:Tensor, # guess of the image
+    x0:Tensor, # guess of the image, shaped as `x`
     t:int, # step, above 0
     s:int, # another step
     eta:float=0., # share of new noise, in [0,1]

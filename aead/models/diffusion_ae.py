@@ -29,8 +29,14 @@ def time_features(
 class Norm(nn.GroupNorm):
     "Group normalisation in float32 (in bfloat16 its gradient takes twice the time on a processor)."
     groups = 8
-    def __init__(self, nf): super().__init__(self.groups, nf)
-    def forward(self, x): return super().forward(x.float())
+    def __init__(self,
+        nf:int # channels, a multiple of 8
+    ): super().__init__(self.groups, nf)
+
+    def forward(self,
+        x:Tensor # `b nf h w`
+    )->Tensor: # shaped as `x`, float32
+        return super().forward(x.float())
 
 class TimeBlock(nn.Module):
     "Two convolutions beside a skip, modulated by the step."
@@ -287,7 +293,7 @@ def sample(self:DiffusionAutoencoder,
     shape:tuple, # `(b,c,h,w)`
     timesteps:int|None=None, # steps to take; None: all of them
     seed:int=0 # of the noise
-)->Tensor: # images, in [0,1]
+)->Tensor: # images of that `shape`, in [0,1]
     "New images: DDPM with all steps, DDIM with fewer."
     gen,dev = torch.Generator().manual_seed(seed),self.schedule.alpha.device
     x = noises[self.noise](tuple(shape), gen).to(dev)

@@ -102,7 +102,9 @@ class Taps(nn.Module):
         for o in self.features.modules():
             if hasattr(o, 'inplace'): o.inplace = False
 
-    def forward(self, x:Tensor)->list:
+    def forward(self,
+        x:Tensor # images, `b c h w`
+    )->list: # outputs at the taps, `b c h w` each
         fs = []
         for i,l in enumerate(self.features):
             x = l(x)

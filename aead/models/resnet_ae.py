@@ -23,7 +23,10 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         self.conv1,self.conv2,self.bn = conv_block(nf, nf),nn.Conv2d(nf, nf, 3, padding=1, bias=False),nn.BatchNorm2d(nf)
-    def forward(self, x:Tensor)->Tensor: return F.leaky_relu(x + self.bn(self.conv2(self.conv1(x))), 0.1)
+    def forward(self,
+        x:Tensor # `b nf h w`
+    )->Tensor: # shaped as `x`
+        return F.leaky_relu(x + self.bn(self.conv2(self.conv1(x))), 0.1)
 
 def _width(nf, r): return min(max(nf*r//2, nf), 4*nf)
 
@@ -101,7 +104,9 @@ class ResNetAutoencoder(BaseAutoencoder):
     def encode(self, x:Tensor)->Tensor: return self._encode_features(self.features(x)) if self.frozen else self.squeeze(self.features(x)[-1])
     def decode(self, z:Tensor)->Tensor: return self._decode_features(z)[1] if self.frozen else self.head(self.decoder(z)[0])
 
-    def train(self, mode:bool=True):
+    def train(self,
+        mode:bool=True # False: evaluation
+    )->nn.Module: # itself
         "A frozen encoder stays in evaluation mode, so that its batch statistics never move."
         super().train(mode)
         if self.frozen: self.encoder.eval()
@@ -199,7 +204,7 @@ def training_pass(self:ResNetAutoencoder,
 @patch
 def reconstruct(self:ResNetAutoencoder,
     x:Tensor, # images in the model's space, `b c h w`
-    noise:Tensor|None=None # not used
+    noise:Tensor|None=None # `n c h w`; not used
 )->Recon: # reconstruction; with features as the target, maps `feature_1` (finest) and on, and `feature`, their mean
     "Images, and how far features and their reconstructions are apart, `b h w` at the images' size."
     if not self.frozen: return Recon(self(x), {})

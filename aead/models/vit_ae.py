@@ -48,7 +48,10 @@ class Positions(nn.Module):
         super().__init__()
         self.grid = nn.Parameter(sincos_grid(side, side, dim)[None].contiguous()/2)
 
-    def forward(self, h:int, w:int)->Tensor: # `1 n d`
+    def forward(self,
+        h:int, # rows of the grid
+        w:int # columns
+    )->Tensor: # `1 n d`, row by row
         g = self.grid
         if g.shape[-2:]!=(h,w): g = F.interpolate(g, size=(h,w), mode='bicubic', align_corners=False)
         return rearrange(g, 'b d h w -> b (h w) d')
@@ -99,7 +102,9 @@ class Attention(nn.Module):
             o = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.)
         return self.out(rearrange(o, 'b h n d -> b n (h d)'))
 
-    def weights(self, x:Tensor)->Tensor: # `b heads n n`, from each query to all keys; rows sum to 1
+    def weights(self,
+        x:Tensor # tokens, `b n d`
+    )->Tensor: # `b heads n n`, from each query to all keys; rows sum to 1
         "The attention weights, by hand; nothing is dropped."
         q,k,_ = (o.float() for o in self._split(x))
         with torch.autocast(x.device.type, enabled=False):
@@ -130,7 +135,8 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.blocks,self.norm = nn.Sequential(*[_Block(dim, heads, mlp_dim, dropout) for _ in range(depth)]),nn.LayerNorm(dim)
 
-    def forward(self, x:Tensor)->Tensor: return self.norm(self.blocks(x)) # `b n d -> b n d`
+    def forward(self, x:Tensor)->Tensor: # `b n d -> b n d`
+        return self.norm(self.blocks(x))
 
     def attention_maps(self,
         x:Tensor # tokens, `b n d`
@@ -275,7 +281,7 @@ def vit_ae(
 @patch
 def reconstruct(self:ViTAutoencoder,
     x:Tensor, # images in the model's space, `b c h w`
-    noise:Tensor|None=None # not needed
+    noise:Tensor|None=None # `n c h w`; not needed
 )->Recon: # each patch as the others tell; no maps
     "Each patch from the others, in `passes` passes."
     h,w = self._check(x)
