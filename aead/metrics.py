@@ -111,6 +111,14 @@ class Steps(NamedTuple):
     def precision(self): return self.tp/(self.tp+self.fp)
 
 # %% ../nbs/60_metrics.ipynb #685f09a9
+def _descending(v):
+    "Order of `v` from the highest down; of float32 by sorting its bits with the position behind them, in two thirds of the time."
+    if v.dtype!=np.float32: return np.argsort(-v)
+    bits = v.view(np.int32)
+    key = (~bits ^ (bits>>31 & 0x7fffffff)).astype(np.int64)<<32 | np.arange(len(v))     # negative floats have all other bits upside down
+    key.sort()
+    return key & 0xffffffff
+
 def _count_below(run, v):
     "How many of sorted `run` are below each of sorted `v`, and how many are below or equal."
     lo = run.searchsorted(v)
@@ -123,7 +131,7 @@ def get_steps(bad:np.ndarray, # values of the defects, `d`, at least one
               weights:np.ndarray|None=None # weight of each defect, `d`, of sum 1; None: all alike
              ) -> Steps: # the counts
     "Count what each distinct defect value catches."
-    order = np.argsort(-bad)
+    order = _descending(bad)
     v = bad[order]
     last = np.flatnonzero(np.append(v[1:]!=v[:-1], True))  # of each group of equal values
     thr,tp = v[last],last+1
@@ -162,8 +170,9 @@ def area_under(x:np.ndarray, # `n`, never falling, from 0 to 1
 # %% ../nbs/60_metrics.ipynb #da5e350b
 def auroc(st:Steps # the counts, from `get_steps`
          ) -> float: # in [0,1]; 0.5 where all values are equal
-    "Area under recall against false-positive rate."
-    return area_under(*roc_curve(st))
+    "Chance that a defect is above a good one; ties count half."
+    beaten = st.n_good-(st.fp+st.over)/2
+    return float(np.diff(st.tp, prepend=0)@beaten/(st.tp[-1]*st.n_good))
 
 def average_precision(st:Steps # the counts, from `get_steps`
                      ) -> float: # in [0,1]
@@ -350,7 +359,7 @@ def pixel_metrics(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w
                   limit:float=0.3 # largest false-positive rate of the area under per-region overlap, in (0,1]
                  ) -> dict: # `pixel_auroc` `pixel_ap` `pixel_f1_max` `aupro_30` (limit in percent), floats or None; `why`
     "How well the maps tell defect pixels from good ones."
-    return PixelMetrics(limit).update(maps, masks, valid).compute()
+    return PixelMetrics(limit, size=2**24).update(maps, masks, valid).compute()        # with the maps at hand, a few long runs: fewer searches
 
 def aupro(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`
           masks:np.ndarray|List[np.ndarray]|None, # shaped as `maps`, 0 good, 1 defect
