@@ -16,6 +16,7 @@ from .stats import PixelHistograms, describe_scores, resample_groups, why_no_int
 from .visualization import _Figure, _bad, _good, get_history
 
 # %% ../nbs/71_curves.ipynb #af0fa961
+# Curves by name, and what their axes show, both in [0,1].
 curve_kinds = {'roc': ('false-alarm rate', 'detection rate'), 'pr': ('detection rate', 'precision'), 'pro': ('false-positive rate of pixels', 'mean overlap with regions')}
 
 def _need(table, *names):

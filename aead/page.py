@@ -18,7 +18,8 @@ class Markup(str):
 
 def _esc(o): return o if isinstance(o, Markup) else Markup(html.escape(str(o)))
 
-def tag(name:str, /, # such as `p`
+def tag(name:str, # such as `p`; by position, so that there can be an attribute `name`
+        /,
         *inner, # texts, which are escaped, and `Markup`, which is not
         **attrs # attributes; `class_` is written `class`, `aria_label` `aria-label`
        ) -> Markup: # `<name …>inner</name>`
@@ -34,8 +35,9 @@ def script(text:str, # JavaScript, or data that one reads; not from strangers, u
     if '</' in text: raise ValueError("a script must not hold '</', which could end it")
     return tag('script', Markup(text), **attrs)
 
-def as_json(o) -> str: # text that is safe inside `script`
-    "Numbers, texts, lists and dicts as JSON; what is not a finite number is null."
+def as_json(o # numbers, texts, lists and dicts, nested
+           ) -> str: # text that is safe inside `script`
+    "`o` as JSON; what is not a finite number is null."
     return json.dumps(_finite(o), separators=(',',':')).replace('<', '\\u003c')
 
 def _finite(o):

@@ -35,6 +35,7 @@ def _leftover(train, x, n=400):
     pca = PCA(min(n, len(train)-1), svd_solver='full').fit(train)
     return ((x-pca.inverse_transform(pca.transform(x)))**2).mean(1)
 
+# Baselines by name, `(training images n d, images m d) -> scores m`, of images as rows of standardised pixels.
 baselines = {'nearest neighbour': _nearest_pixels, 'principal components': _leftover}
 
 def score_baseline(

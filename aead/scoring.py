@@ -45,6 +45,7 @@ def pool_top(
     use = torch.arange(top.shape[1], device=m.device) < k[:,None]
     return (top*use).sum(1)/k
 
+# Ways from a map to a score by name, `(amap b h w, valid b h w, share) -> b`; only `top` minds the share.
 pools = {'max':  lambda m,v,share: reduce(m.masked_fill(v==0, -1e9), 'b h w -> b', 'max'),
          'mean': lambda m,v,share: reduce(m*v, 'b h w -> b', 'sum')/reduce(v, 'b h w -> b', 'sum').clamp_min(1),
          'top':  pool_top}

@@ -71,6 +71,7 @@ class DefectHead(nn.Module):
         x:Tensor, # images in the model's space, `b c h w`
         xr:Tensor # reconstructions, shaped as `x`
     )->tuple: # log-odds of a defect, `b h w`; what they are made of, `b 2*nf h/4 w/4` (`b nf h/2 w/2` at depth 1), sides rounded up to the stride
+        "The log-odds, and the features behind them, which the memory compares."
         h,w = x.shape[-2:]
         f = F.pad(self.look(x, xr), (0, -w%self.stride, 0, -h%self.stride), mode='replicate')
         f,skips = self.stem(f.contiguous(memory_format=torch.channels_last)),[]
@@ -152,7 +153,9 @@ class HeadedAutoencoder(BaseAutoencoder):
         self.name,self.settings,self.stride,self.min_size = body.name,body.settings,body.stride,body.min_size
 
     @property
-    def prepare(self): return self.body.prepare
+    def prepare(self)->nn.Module: # `b c h w` in [0,1] to `b c h w` in the model's space
+        "The body's way into the model's space."
+        return self.body.prepare
     def encode(self, x:Tensor): return self.body.encode(x)
     def decode(self, z)->Tensor: return self.body.decode(z)
     def forward(self, x:Tensor)->Tensor: return self.body(x)
@@ -167,7 +170,7 @@ class HeadedAutoencoder(BaseAutoencoder):
 
     def reconstruct(self,
         x:Tensor, # images in the model's space, `b c h w`
-        noise:Tensor|None=None # as the body's
+        noise:Tensor|None=None # the run's noise, `n c h w`, for bodies that take one; None: the body's own choice
     )->Recon: # the body's, with the maps `head`, log-odds of a defect, and `memory`, distance to the nearest good patch
         xr,maps = self.body.reconstruct(x, noise)
         logits,seen = self.head.see(x, xr)
