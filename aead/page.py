@@ -18,14 +18,13 @@ class Markup(str):
 
 def _esc(o): return o if isinstance(o, Markup) else Markup(html.escape(str(o)))
 
-def tag(name:str, # such as `p`; by position, so that there can be an attribute `name`
-        /,
+def tag(element:str, # such as `p`
         *inner, # texts, which are escaped, and `Markup`, which is not
         **attrs # attributes; `class_` is written `class`, `aria_label` `aria-label`
-       ) -> Markup: # `<name …>inner</name>`
+       ) -> Markup: # `<element …>inner</element>`
     "An element of a page."
     at = ''.join(f' {k.rstrip("_").replace("_","-")}="{html.escape(str(v))}"' for k,v in attrs.items())
-    return Markup(f'<{name}{at}>' + ('' if name in ('img','meta','input') else f"{''.join(map(_esc, inner))}</{name}>"))
+    return Markup(f'<{element}{at}>' + ('' if element in ('img','meta','input') else f"{''.join(map(_esc, inner))}</{element}>"))
 
 # %% ../nbs/79_page.ipynb #011d14e3
 def script(text:str, # JavaScript, or data that one reads; not from strangers, unless it went through `as_json`
