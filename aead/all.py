@@ -29,7 +29,12 @@ from .results import *
 from .visualization import *
 from .curves import *
 from .report import *
+from .panel import *
 from .runs import *
+from .views import *
+from .explorer import *
+from .panels import *
+from .workbench import *
 from .protocol import *
 from .dashboard import *
 from .benchmark import *
