@@ -10,7 +10,7 @@ import ipywidgets as w, numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from .curves import colors, plot_scores
-from .panel import Gallery, Panel, as_text, to_png
+from .panel import Chart, Gallery, Panel, as_text, make_figure, to_png
 from .report import Markup
 from .views import pictures
 from .visualization import outcome
@@ -24,46 +24,42 @@ def _marks(fig, table, x, y, size):
         fig.add_scatter(x=x[at], y=y[at], mode='markers', name=f'{k} ({len(at)})', customdata=at, text=table.score.to_numpy()[at], hovertemplate='%{fullData.name}<br>score %{text:.4g}<extra></extra>',
                         marker=dict(color=colors[i%len(colors)], size=size, opacity=.75, symbol='circle' if k=='good' else 'diamond'))
 
-def _look(fig, height, x, y, **kw):
-    fig.update_layout(template='plotly_white', height=height, margin=dict(l=55, r=10, t=10, b=45), xaxis_title=x, yaxis_title=y, legend=dict(orientation='h', y=1.02, yanchor='bottom', font_size=11), **kw)
-    return fig
-
 def plot_histogram(
     table:pd.DataFrame, # a row per image: `label defect score`
     threshold:float|None=None, # drawn as a line
     bins:int=50, # columns
+    width:int=510, # pixels
     height:int=300 # pixels
 ): # a plotly figure
     "Scores in columns, a mark for each image, the good ones below."
-    import plotly.graph_objects as go
     edges = np.histogram_bin_edges(table.score, bins)
     bar = np.clip(np.searchsorted(edges, table.score.to_numpy(), 'right')-1, 0, bins-1)
     order = table.reset_index(drop=True).sort_values(['label','defect','score']).index.to_numpy()
     up = pd.Series(bar[order]).groupby(bar[order]).cumcount().to_numpy()
     y = np.empty(len(table)); y[order] = up+1
-    fig = go.Figure()
+    fig = make_figure(width, height, xaxis_title='score', yaxis_title='images')
     _marks(fig, table, (edges[:-1]+edges[1:])[bar]/2, y, max(3, min(9, 200/y.max())))
     if threshold is not None: fig.add_vline(x=threshold, line_dash='dash', line_color='black')
-    return _look(fig, height, 'score', 'images')
+    return fig
 
 def plot_roc(
     table:pd.DataFrame, # a row per image: `label defect score`, good and defective ones
     threshold:float|None=None, # drawn as a cross
+    width:int=510, # pixels
     height:int=300 # pixels
 ): # a plotly figure
     "The ROC curve as steps, a mark for each image."
-    import plotly.graph_objects as go
     y,s = table.label.to_numpy()==1,table.score.to_numpy(float)
     if y.all() or not y.any(): raise ValueError('a ROC curve needs good and defective images')
     above = lambda mine,at: (mine.sum()-np.searchsorted(np.sort(s[mine]), at, 'left'))/mine.sum()     # share with at least that score
     far,found = above(~y, s),above(y, s)
     order = np.argsort(-s, kind='stable')
-    fig = go.Figure()
+    fig = make_figure(width, height, xaxis=dict(title='false-alarm rate', range=[-.02,1.02]), yaxis=dict(title='detection rate', range=[-.02,1.04]))
     fig.add_scatter(x=np.r_[0,far[order]], y=np.r_[0,found[order]], mode='lines', line=dict(color='grey', width=1), hoverinfo='skip', showlegend=False)
     _marks(fig, table, far, found, 6)
     if threshold is not None:
         fig.add_scatter(x=[(s[~y]>threshold).mean()], y=[(s[y]>threshold).mean()], mode='markers', name='threshold', hoverinfo='skip', marker=dict(symbol='x', size=11, color='black'))
-    return _look(fig, height, 'false-alarm rate', 'detection rate', xaxis_range=[-.02,1.02], yaxis_range=[-.02,1.04])
+    return fig
 
 # %% ../nbs/87_explorer.ipynb #e4d83b0d
 charts = {'classes': plot_scores, 'histogram': plot_histogram, 'ROC': plot_roc}
@@ -72,30 +68,30 @@ class ExplorerPanel(Panel):
     "A chart to click on, a gallery that filters, and one image with its views."
     title,watches,n = 'Explorer',['run','threshold','image'],12
     def build(self):
-        import plotly.graph_objects as go
         self.shown,self.last = None,None
-        box = lambda name,width,**kw: w.Dropdown(description=name, layout=w.Layout(width=width), style={'description_width': '55px'}, **kw)
+        box = lambda name,width,**kw: w.Dropdown(description=name, layout=w.Layout(width=width), style={'description_width': '58px'}, **kw)
         self.chart_kind = w.ToggleButtons(options=list(charts), value='histogram', style={'button_width': '90px'})
-        self.kind,self.split = box('class', '180px'),box('split', '150px')
-        self.answer = box('outcome', '180px', options=['all','found','missed','false alarm','passed'])
-        self.scores = w.FloatRangeSlider(description='score', readout_format='.3g', layout=w.Layout(width='370px'), style={'description_width': '55px'}, continuous_update=False)
-        self.page = w.BoundedIntText(1, 1, 1, description='page', layout=w.Layout(width='140px'), style={'description_width': '55px'})
+        self.kind,self.split = box('class', '165px', options=['all']),box('split', '150px', options=['all'])
+        self.answer = box('outcome', '195px', options=['all','found','missed','false alarm','passed'])
+        self.scores = w.FloatRangeSlider(description='score', readout_format='.3g', layout=w.Layout(width='295px'), style={'description_width': '58px'}, continuous_update=False)
+        self.page = w.BoundedIntText(1, 1, 1, description='page', layout=w.Layout(width='110px'), style={'description_width': '40px'})
         self.count,self.chart_note = w.HTML(),w.HTML()
-        self.chart,self.gallery = go.FigureWidget(layout=dict(width=550, height=300)),Gallery(self.n, 6, self._open, 78)
+        self.chart,self.gallery = Chart(510, 300),Gallery(self.n, 6, self._open, 70)
         self.listen(self._gallery, self.kind, self.split, self.answer, self.scores, self.page)
         self.listen(self._chart, self.chart_kind)
-        left = w.VBox([self.chart_kind, self.chart_note, self.chart, w.HBox([self.kind, self.split, self.answer]), w.HBox([self.scores, self.page, self.count]), self.gallery.widget], layout=w.Layout(width='570px'))
+        left = w.VBox([self.chart_kind, self.chart_note, self.chart.widget, w.HBox([self.kind, self.split, self.answer]), w.HBox([self.scores, self.page, self.count]), self.gallery.widget], layout=w.Layout(flex='0 0 516px'))
         return w.HBox([left, self._one()])
 
     def _one(self):
         "Widgets of the one image."
-        wide = w.Layout(width='290px')
+        wide = w.Layout(width='278px')
         self.what = w.Dropdown(options=pictures, description='view', layout=wide, style={'description_width': '55px'})
         self.opacity = w.FloatSlider(.5, min=0, max=1, step=.05, description='opacity', layout=wide, style={'description_width': '55px'})
         self.outline = w.Checkbox(True, description='outline of the true defect', indent=False, layout=wide)
-        self.caption,self.big = w.HTML(layout=wide),w.Image(format='png', layout=w.Layout(width='290px', height='auto', object_fit='contain', display='none'))
+        self.caption,self.big = w.HTML(layout=wide),w.Image(format='png', layout=w.Layout(width='278px', height='auto', object_fit='contain', display='none'))
         self.listen(self.draw, self.what, self.opacity, self.outline)
-        return w.VBox([self.what, self.opacity, self.outline, self.big, self.caption], layout=w.Layout(width='300px', margin='0 0 0 6px'))
+        self.big.add_class('aead-picture'); self.caption.add_class('aead-caption')
+        return w.VBox([self.what, self.opacity, self.outline, self.big, self.caption], layout=w.Layout(flex='0 0 284px', margin='0 0 0 6px'))
 
     def update(self):
         if self.shown!=(self.state.run, id(self.view)): self._new_run()
@@ -121,18 +117,25 @@ class ExplorerPanel(Panel):
 def _chart(self:ExplorerPanel):
     "The marks of the chart that was chosen."
     try: new,self.chart_note.value = charts[self.chart_kind.value](self.view.table, self.state.threshold, height=300),''
-    except ValueError as e: self.chart_note.value = f'<p>{as_text(str(e))}</p>'; self.chart.data = []; return
-    new.add_scatter(x=[], y=[], mode='markers', name='ring', hoverinfo='skip', showlegend=False, marker=dict(symbol='circle-open', size=16, color='black', line_width=2))
-    with self.chart.batch_update(): self.chart.data = []; self.chart.add_traces(new.data); self.chart.layout = new.layout; self.chart.layout.width = 550
-    for o in self.chart.data: o.on_click(self._clicked)
-    self._ring()
+    except ValueError as e: self.chart_note.value = f'<p>{as_text(str(e))}</p>'; self.chart.show(None); return
+    new.update_layout(width=510)
+    x,y = self._open_mark(new.data)
+    new.add_scatter(x=x, y=y, mode='markers', name='ring', hoverinfo='skip', showlegend=False, marker=dict(symbol='circle-open', size=16, color='black', line_width=2))
+    self.chart.show(new, self._clicked)
+
+@patch
+def _open_mark(self:ExplorerPanel, traces):
+    "Where the mark of the open image is, as lists `x`, `y`."
+    at = [(o.x[j], o.y[j]) for o in traces if o.customdata is not None for j in np.flatnonzero(np.ravel(o.customdata)==self.state.image)]
+    return [p[0] for p in at],[p[1] for p in at]
 
 @patch
 def _ring(self:ExplorerPanel):
     "Marks the image that is open."
     if not self.chart.data: return
-    at = [(o.x[j], o.y[j]) for o in self.chart.data if o.customdata is not None for j in np.flatnonzero(np.ravel(o.customdata)==self.state.image)]
-    with self.chart.batch_update(): self.chart.data[-1].x,self.chart.data[-1].y = [p[0] for p in at],[p[1] for p in at]
+    ring,(x,y) = self.chart.data[-1],self._open_mark(self.chart.data)
+    if list(ring.x)!=x or list(ring.y)!=y:
+        with self.chart.batch_update(): ring.x,ring.y = x,y
 
 @patch
 def _clicked(self:ExplorerPanel, trace, points, selector):
@@ -168,7 +171,7 @@ def _gallery(self:ExplorerPanel):
     if self.shown is None: return
     t,rows = self.view.images,self.rows()
     self.page.max = max(1, -(-len(rows)//self.n))
-    self.count.value = f'of {self.page.max}, {len(rows)} images'
+    self.count.value = f'<span style="white-space:nowrap">of {self.page.max}, {len(rows)} images</span>'
     self.gallery.fill(self.view, rows[(self.page.value-1)*self.n:self.page.value*self.n], lambda i: f'{t.defect[i]} {t.score[i]:.3g}' if pd.notna(t.score[i]) else str(t.defect[i]))
 
 @patch

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from .calibration import cost_thresholds
 from .curves import colors, curve_kinds, plot_curves
 from .data.preprocessing import read_mask, resize_region
-from .panel import Gallery, Panel, as_text, html_table
+from .panel import Chart, Gallery, Panel, as_text, html_table, make_figure
 from .report import Markup
 from .results import compare_models
 from .stats import describe_scores, paired_test
@@ -53,19 +53,17 @@ class ThresholdPanel(Panel):
     "What a threshold does: table of outcomes, rates, cost, and the images that change sides."
     title = 'Threshold'
     def build(self):
-        import plotly.graph_objects as go
         self.slider = w.FloatSlider(description='threshold', readout_format='.4g', layout=w.Layout(width='560px'))
-        number = lambda v,name: w.FloatText(v, description=name, layout=w.Layout(width='170px'), style={'description_width': '95px'})
-        self.miss,self.alarm,self.share = number(100, 'a miss costs'),number(1, 'an alarm costs'),number(.01, 'share defective')
+        number = lambda v,name: w.FloatText(v, description=name, layout=w.Layout(width='165px'), style={'description_width': '90px'})
+        self.miss,self.alarm,self.share = number(100, 'miss costs'),number(1, 'alarm costs'),number(.01, 'defective')
         self.best,self.own = (w.Button(description=o, layout=w.Layout(width='130px')) for o in ('lowest cost','the run’s own'))
         self.text,self.note,self.run_shown,self.moving = w.HTML(),w.HTML(),None,False
-        self.rates = go.FigureWidget(layout=dict(template='plotly_white', width=440, height=250, margin=dict(l=50, r=10, t=10, b=40), xaxis_title='threshold', yaxis=dict(title='share', range=[-.02,1.02]),
-                                                 legend=dict(orientation='h', y=1.02, yanchor='bottom', font_size=11), shapes=[dict(type='line', yref='paper', y0=0, y1=1, x0=0, x1=0, line_dash='dash', visible=False)]))
-        self.changed = Gallery(9, 9, self._open, 78)
+        self.rates = Chart(420, 250)
+        self.changed = Gallery(8, 8, self._open, 78)
         self.slider.observe(self._moved, 'value')
         self.best.on_click(lambda _: self.attempt(self._cheapest)); self.own.on_click(lambda _: self._set(self.view.threshold))
         self.listen(self._cheapest, self.miss, self.alarm, self.share)
-        return w.VBox([self.slider, w.HBox([self.miss, self.alarm, self.share, self.best, self.own], layout=w.Layout(flex_flow='row wrap')), w.HBox([self.text, self.rates]), self.note, self.changed.widget])
+        return w.VBox([self.slider, w.HBox([self.miss, self.alarm, self.share, self.best, self.own], layout=w.Layout(flex_flow='row wrap')), w.HBox([self.text, self.rates.widget], layout=w.Layout(justify_content='space-between', max_width='800px')), self.note, self.changed.widget])
 
     def _moved(self, change):
         if not self.moving: self._set(change['new'])
@@ -98,21 +96,22 @@ def _follow(self:ThresholdPanel, t, thr):
         self.slider.min,self.slider.max = min(lo, self.slider.min),max(hi, self.slider.max)
         self.slider.value,self.slider.step = hi,(hi-lo)/500
         self.slider.min,self.slider.max = lo,hi
-        self._curves(t)
+        self._curves(t, thr)
     if thr is not None: self.slider.value = thr
-    with self.rates.batch_update():
-        line = self.rates.layout.shapes[0]
-        line.x0,line.x1,line.visible = thr or 0,thr or 0,thr is not None
+    line = self.rates.layout.shapes[0]
+    if line.x0!=thr:
+        with self.rates.batch_update(): line.x0 = line.x1 = thr or 0; line.visible = thr is not None
 
 @patch
-def _curves(self:ThresholdPanel, t):
+def _curves(self:ThresholdPanel, t, thr):
     "Both rates at every threshold."
     at = np.r_[t.score.min(),np.unique(t.score)]
     share = lambda s: 1-np.searchsorted(np.sort(s), at, 'right')/max(1, len(s))
-    lines = [(name, share(t.score[t.label==y]), c, d) for y,name,c,d in ((0,'false alarms',colors[0],'solid'),(1,'defects found',colors[1],'dash')) if (t.label==y).any()]
-    with self.rates.batch_update():
-        self.rates.data = []
-        for name,y,c,d in lines: self.rates.add_scatter(x=at, y=y, name=name, mode='lines', line=dict(color=c, shape='hv', dash=d))
+    line = dict(type='line', yref='paper', y0=0, y1=1, x0=thr or 0, x1=thr or 0, line_dash='dash', visible=thr is not None)
+    fig = make_figure(420, 250, xaxis_title='threshold', yaxis=dict(title='share', range=[-.02,1.02]), shapes=[line])
+    for y,name,c,d in ((0,'false alarms',colors[0],'solid'),(1,'defects found',colors[1],'dash')):
+        if (t.label==y).any(): fig.add_scatter(x=at, y=share(t.score[t.label==y]), name=name, mode='lines', line=dict(color=c, shape='hv', dash=d))
+    self.rates.show(fig)
 
 @patch
 def _report(self:ThresholdPanel, t, thr):
@@ -122,8 +121,9 @@ def _report(self:ThresholdPanel, t, thr):
     rate = lambda a,b: '–' if a+b==0 else f'{a/(a+b):.3f}'
     far,miss = n[0,1]/max(1, n[0,1]+n[0,0]),n[1,0]/max(1, n[1,0]+n[1,1])
     cost = self.share.value*self.miss.value*miss+(1-self.share.value)*self.alarm.value*far
-    rows = [('good', n[0,0], n[0,1], f'false-alarm rate {rate(n[0,1],n[0,0])}'), ('defective', n[1,0], n[1,1], f'detection rate {rate(n[1,1],n[1,0])}')]
-    return html_table(rows, ['','accepted','rejected','']) + f'<p>precision {rate(n[1,1],n[0,1])}; cost per part {cost:.4g}, on the images shown here</p>'
+    rows = [('good', n[0,0], n[0,1], 'false-alarm rate', rate(n[0,1],n[0,0])), ('defective', n[1,0], n[1,1], 'detection rate', rate(n[1,1],n[1,0])),
+            ('', '', '', 'precision', rate(n[1,1],n[0,1]))]
+    return html_table(rows, ['','accepted','rejected','','']) + f'<p>cost per part {cost:.4g}, on these images</p>'
 
 @patch
 def _sides(self:ThresholdPanel, t, thr):
@@ -134,7 +134,7 @@ def _sides(self:ThresholdPanel, t, thr):
     rows = t[called!=(t.score>own)]
     rows = rows.loc[(rows.score-own).abs().sort_values(ascending=False, kind='stable').index]
     now = f'{int(called[rows.index].sum())} now rejected, {int((~called[rows.index]).sum())} now accepted'
-    self.note.value = f'<p>{len(rows)} images change sides against the run’s own threshold {own:.4g}: {now}{". The nine farthest from it:" if len(rows)>9 else ""}</p>' if len(rows) else f'<p>no image changes sides against the run’s own threshold {own:.4g}</p>'
+    self.note.value = f'<p>{len(rows)} images change sides against the run’s own threshold {own:.4g}: {now}{". The eight farthest:" if len(rows)>8 else ""}</p>' if len(rows) else f'<p>no image changes sides against the run’s own threshold {own:.4g}</p>'
     self.changed.fill(self.view, rows.index, lambda i: f'{t.defect[i]} {t.score[i]:.3g}')
 
 # %% ../nbs/87_panels.ipynb #8215f926
@@ -164,26 +164,20 @@ class DistributionPanel(Panel):
     "The spread of scores and of map values, and the p-values of good images beside the even spread that they should have."
     title,watches = 'Distributions',['run']
     def build(self):
-        import plotly.graph_objects as go
-        self.scores,self.values,self.p = (go.FigureWidget() for _ in range(3))
-        self.text,self.map_text,self.p_text = w.HTML(),w.HTML(),w.HTML(layout=w.Layout(width='420px'))
-        return w.VBox([w.HBox([self.scores, self.values]), self.text, self.map_text, w.HBox([self.p, self.p_text])])
+        self.scores,self.values,self.p = (Chart(400, 280) for _ in range(3))
+        self.text,self.map_text,self.p_text = w.HTML(),w.HTML(),w.HTML(layout=w.Layout(width='390px'))
+        return w.VBox([w.HBox([self.scores.widget, self.values.widget]), self.text, self.map_text, w.HBox([self.p.widget, self.p_text])])
 
     def update(self):
         t = self.view.table
         self._scores(t); self._pvalues(t); self._maps(map_values(self.view))
-
-    def _fill(self, fig, traces, title, x, y, **kw):
-        with fig.batch_update():
-            fig.data = []; fig.add_traces(traces)
-            fig.update_layout(template='plotly_white', height=290, width=430, margin=dict(l=55, r=10, t=50, b=45), title=dict(text=title, font_size=13), xaxis_title=x, yaxis_title=y, legend=dict(orientation='h', y=1, yanchor='bottom', font_size=11), **kw)
 
 # %% ../nbs/87_panels.ipynb #a42d88cb
 @patch
 def _scores(self:DistributionPanel, t):
     import plotly.graph_objects as go
     d = describe_scores(t)
-    self._fill(self.scores, [go.Bar(x=(d['edges'][:-1]+d['edges'][1:])/2, y=h, name=k, marker_color=c, opacity=.6) for (k,h),c in zip(d['histogram'].items(), colors)], 'scores', 'score', 'share of the parts', barmode='overlay')
+    self.scores.show(make_figure(400, 280, [go.Bar(x=(d['edges'][:-1]+d['edges'][1:])/2, y=h, name=k, marker_color=c, opacity=.6) for (k,h),c in zip(d['histogram'].items(), colors)], barmode='overlay', xaxis_title='score', yaxis_title='share of the parts'))
     fit = '' if d['fit'] is None else f" The good scores are nearest to a {d['fit'].distribution[0]} distribution (distance {d['fit'].distance[0]:.3f})."
     overlap = '' if d['overlap'] is None else f"Overlap {d['overlap']:.3f}: the smallest sum of miss and false-alarm rate of any threshold."
     groups = {'good': t.score[t.label==0], **{k: o.score for k,o in t[t.label==1].groupby('defect')}}
@@ -192,11 +186,11 @@ def _scores(self:DistributionPanel, t):
 @patch
 def _maps(self:DistributionPanel, values):
     import plotly.graph_objects as go
-    if not values: self._fill(self.values, [], 'map values', 'value', 'share'); self.map_text.value = '<p>The run has no anomaly maps to read values from.</p>'; return
+    if not values: self.values.show(None); self.map_text.value = '<p>The run has no anomaly maps to read values from.</p>'; return
     edges = np.linspace(*np.quantile(np.concatenate(list(values.values())), [.001,.999]), 61)
     share = {k: np.histogram(v, edges)[0]/len(v) for k,v in values.items()}
-    self._fill(self.values, [go.Scatter(x=(edges[:-1]+edges[1:])/2, y=np.where(h>0, h, np.nan), name=k, mode='lines', line=dict(color=c, dash=d)) for (k,h),c,d in zip(share.items(), (colors[0],colors[2],colors[1]), ('solid','dot','dash'))],
-               'map values', 'value, in spreads of good images', 'share of the pixels', yaxis_type='log')
+    self.values.show(make_figure(400, 280, [go.Scatter(x=(edges[:-1]+edges[1:])/2, y=np.where(h>0, h, np.nan), name=k, mode='lines', line=dict(color=c, dash=d)) for (k,h),c,d in zip(share.items(), (colors[0],colors[2],colors[1]), ('solid','dot','dash'))],
+                                 xaxis_title='map value, in spreads of good images', yaxis=dict(title='share of the pixels', type='log', exponentformat='power')))
     self.map_text.value = '<p><b>Map values</b>, pixels of a few images of each kind</p>' + html_table(_summary(values), _columns)
 
 @patch
@@ -205,7 +199,7 @@ def _pvalues(self:DistributionPanel, t):
     good = np.sort(t.p_value[t.label==0].dropna())
     n = len(good)
     even = go.Scatter(x=[0,1], y=[0,1], name='even', mode='lines', line=dict(color='grey', dash='dash'))
-    self._fill(self.p, [go.Scatter(x=np.r_[0,good,1], y=np.r_[0,np.arange(1, n+1)/max(1, n),1], line_shape='hv', mode='lines', name='good images', line_color=colors[0]), even][0 if n else 1:], 'p-values of good images', 'p-value', 'share up to here')
+    self.p.show(make_figure(400, 280, [go.Scatter(x=np.r_[0,good,1], y=np.r_[0,np.arange(1, n+1)/max(1, n),1], line_shape='hv', mode='lines', name='good images', line_color=colors[0]), even][0 if n else 1:], xaxis_title='p-value of a good image', yaxis_title='share up to here'))
     if not n: self.p_text.value = '<p>These results have no p-values of good images.</p>'; return
     rows = [(f'{a:.0%}', (good<=a+1e-12).mean(), int((good<=a+1e-12).sum())) for a in (.01,.05,.1,.2,.5)]
     self.p_text.value = html_table(rows, ['promised, at most','found','images']) + f'<p>of {n} good images. A curve above the dashed line means more false alarms than promised.</p>'
@@ -215,14 +209,13 @@ class ComparePanel(Panel):
     "Two or more runs on the images they share: curves, differences, and the images on which two disagree."
     title,watches = 'Compare',['run']
     def build(self):
-        import plotly.graph_objects as go
         self.runs = w.SelectMultiple(description='runs', rows=4, layout=w.Layout(width='290px'), style={'description_width': '50px'})
         self.kind = w.ToggleButtons(options=list(curve_kinds), style={'button_width': '60px'})
-        self.chart,self.text,self.note,self.last = go.FigureWidget(),w.HTML(),w.HTML(),None
+        self.chart,self.text,self.note,self.last = Chart(500, 310),w.HTML(),w.HTML(),None
         self.first,self.second = (Gallery(8, 8, self._open, 78) for _ in range(2))
         self.names = w.HTML(),w.HTML()
         self.listen(self.compare, self.runs, self.kind)
-        top = w.HBox([w.VBox([self.runs, self.kind]), self.chart])
+        top = w.HBox([w.VBox([self.runs, self.kind]), self.chart.widget])
         return w.VBox([top, self.text, self.note, self.names[0], self.first.widget, self.names[1], self.second.widget])
 
     def update(self):
@@ -243,10 +236,10 @@ class ComparePanel(Panel):
         if now==self.last: return
         self.text.value = self.note.value = ''; self.last = None
         self._disagree({})
-        if not self.runs.value: self.text.value = '<p>choose runs</p>'; return
+        if not self.runs.value: self.text.value = '<p>choose runs</p>'; self.chart.show(None); return
         t = self.tables()
         new = plot_curves(t, self.kind.value, n=100, height=310)
-        with self.chart.batch_update(): self.chart.data = []; self.chart.add_traces(new.data); self.chart.layout = new.layout; self.chart.layout.width = 500
+        self.chart.show(new.update_layout(width=500))
         self.text.value = self._figures(t)
         self._disagree(t)
         self.last = now

@@ -18,7 +18,7 @@ from .data.catalog import audit_catalog, describe_audit, layouts, null_auroc
 from .data.dataset import ImageDataset
 from .data.defects import add_defects, default_kinds, defect_makers
 from .models.zoo import model_registry
-from .panel import Gallery, Panel, as_text, html_table, to_png
+from .panel import Chart, Gallery, Panel, as_text, html_table, make_figure, to_png
 from .visualization import to_rgb
 
 # %% ../nbs/87_workbench.ipynb #f8f03fa2
@@ -47,7 +47,7 @@ class DataPanel(Panel):
         self.share = w.FloatSlider(1., min=0, max=1, step=.05, description='share', layout=wide, style=style, tooltip='of the images that get defects')
         self.many = w.IntSlider(1, min=1, max=5, description='number', layout=wide, style=style)
         self.seed,self.image = (w.BoundedIntText(0, 0, 10**6, description=o, layout=wide, style=style) for o in ('seed','image'))
-        self.shots = [w.Image(format='png', layout=w.Layout(width='190px', height='auto')) for _ in range(3)]
+        self.shots = [w.Image(format='png', layout=w.Layout(width='184px', height='auto')) for _ in range(3)]
         self.says = w.HTML()
         self.listen(self.preview, self.kind, self.share, self.many, self.seed, self.image)
         shown = w.HBox([w.VBox([o, w.HTML(f'<center>{k}</center>')]) for o,k in zip(self.shots, ('image','with defects','mask'))])
@@ -154,21 +154,21 @@ class TrainPanel(Panel):
         super().__init__(state, views, hidden)
 
     def build(self):
-        import plotly.graph_objects as go
-        wide,style = w.Layout(width='380px'),{'description_width': '80px'}
+        wide,style = w.Layout(width='350px'),{'description_width': '80px'}
         text = lambda k,**kw: w.Text(description=k, layout=wide, style=style, **kw)
         pick = lambda k,options,**kw: w.Dropdown(description=k, options=options, layout=wide, style=style, **kw)
         self.data,self.layout = text('data', placeholder='folder of the images'),pick('layout', [*layouts, 'synthetic'], value='folder')
         self.category,self.recipe,self.model = text('category', placeholder='all'),pick('recipe', list(list_recipes())),pick('model', ['as the recipe', *model_registry])
         self.size,self.epochs,self.seed = (text(k, placeholder=v) for k,v in (('size','as the recipe'),('epochs','as the recipe'),('seed','0')))
         self.more,self.out = text('more', placeholder='--head on --far 0.1'),text('run folder', value='runs/new')
-        self.start,self.stop,self.resume = (w.Button(description=o, layout=w.Layout(width='120px')) for o in ('start','stop','resume'))
+        self.start,self.stop,self.resume = (w.Button(description=o, layout=w.Layout(width='113px')) for o in ('start','stop','resume'))
         self.start.on_click(lambda _: self.attempt(self.run)); self.resume.on_click(lambda _: self.attempt(self.run, True)); self.stop.on_click(lambda _: self.attempt(self.halt))
         self.says,self.printed,self.filled = w.HTML(),w.HTML(),False
-        self.chart = go.FigureWidget(layout=dict(template='plotly_white', width=440, height=330, margin=dict(l=60, r=10, t=10, b=45), xaxis_title='epoch', yaxis_title='loss', legend=dict(orientation='h', y=1.02, yanchor='bottom')))
-        for k,c,d in (('train',colors[0],'solid'),('valid',colors[1],'dash')): self.chart.add_scatter(x=[], y=[], name=k, mode='lines+markers', line=dict(color=c, dash=d), marker_size=4)
+        self.chart,fig = Chart(440, 330),make_figure(440, 330, xaxis_title='epoch', yaxis_title='loss')
+        for k,c,d in (('train',colors[0],'solid'),('valid',colors[1],'dash')): fig.add_scatter(x=[], y=[], name=k, mode='lines+markers', line=dict(color=c, dash=d), marker_size=4)
+        self.chart.show(fig)
         fields = [self.data, self.layout, self.category, self.recipe, self.model, self.size, self.epochs, self.seed, self.more, self.out]
-        return w.VBox([w.HBox([w.VBox([*fields, w.HBox([self.start, self.stop, self.resume])]), self.chart]), self.says, self.printed])
+        return w.VBox([w.HBox([w.VBox([*fields, w.HBox([self.start, self.stop, self.resume])]), self.chart.widget]), self.says, self.printed])
 
     def update(self):
         if not self.filled and self.state.run in self.views: self.filled = True; self._fill(self.view.config)
@@ -223,4 +223,4 @@ def poll(self:TrainPanel):
     done = '' if h.empty else f', {len(h)} epochs, last valid loss {h.valid_loss.iloc[-1]:.4g}'
     hint = {'interrupted': ': <i>resume</i> goes on from the last whole epoch', 'failed': f' with exit status {job.process.returncode}; the last lines it printed:'}.get(job.status, '')
     self.says.value = f'<p>{as_text(str(job.out))}: <b>{job.status}</b>{done}{hint}</p>'
-    self.printed.value = f'<pre style="max-height:230px;max-width:840px;overflow:auto;line-height:1.3;font-size:12px;white-space:pre-wrap">{as_text(job.tail(25 if job.status=="finished" else 12))}</pre>'
+    self.printed.value = f'<pre style="max-height:230px;max-width:790px;overflow:auto;line-height:1.3;font-size:12px;white-space:pre-wrap">{as_text(job.tail(25 if job.status=="finished" else 12))}</pre>'
