@@ -91,9 +91,5 @@ def page(browser):
     "A page as wide as a small laptop's."
     p = browser.new_page(viewport={'width': 1280, 'height': 900})
     p.set_default_timeout(60_000)
-    p.errors = []
-    p.on('pageerror', lambda e: p.errors.append(str(e)))
-    p.on('console', lambda m: p.errors.append(m.text) if m.type=='error' else None)
     yield p
-    p.screenshot(path='/tmp/last.png'); print(p.errors[:5])
     p.close()

@@ -42,6 +42,12 @@ def click_mark(page, i):
     page.mouse.move(b['x']+b['width']/2, b['y']+b['height']/2)
     page.mouse.click(b['x']+b['width']/2, b['y']+b['height']/2)
 
+def wait_until(page, f, seconds=60):
+    "Waits until `f` is true; the kernel may take its time."
+    end = time.time()+seconds
+    while not f() and time.time()<end: page.wait_for_timeout(200)
+    assert f()
+
 picture = "() => { const i = document.querySelector('.aead-picture'); return i && i.complete && i.naturalWidth>0 && getComputedStyle(i).display!='none' && i.src }"
 
 @pytest.mark.parametrize('front', fronts)
@@ -70,15 +76,16 @@ def test_dashboard(place, show, front):
 
     turn(page, 'Threshold')
     handle = page.locator('.aead-threshold .noUi-handle').first
-    before = page.inner_text('.aead-threshold table')
+    page.wait_for_selector('.aead-threshold table')
+    page.wait_for_timeout(1500)                                 # the slider has the range of the run, and keeps the focus from here on
     handle.focus()
-    for _ in range(60): page.keyboard.press('ArrowLeft')
-    page.wait_for_function("t => document.querySelector('.aead-threshold table').innerText != t", arg=before)
-    page.wait_for_timeout(1000)
-    thr = float(page.locator('.aead-threshold .widget-readout').first.inner_text())
-    far,found = ((t.score[t.label==y]>thr).mean() for y in (0,1))
-    text = page.inner_text('.aead-threshold')
-    assert thr<m['threshold'] and f'{far:.3f}' in text and f'{found:.3f}' in text and 'change sides' in text
+    for _ in range(100): page.keyboard.press('ArrowLeft')
+    def follows():
+        thr = float(page.locator('.aead-threshold .widget-readout').first.inner_text())
+        rates = [f'{(t.score[t.label==y]>thr).mean():.3f}' for y in (0,1)]
+        text = page.inner_text('.aead-threshold')
+        return thr<m['threshold']-.1*t.score.std() and all(o in text for o in rates) and 'images change sides' in text
+    wait_until(page, follows)
     page.locator('.aead-threshold button', has_text='the run’s own').click()
     page.wait_for_function("() => document.querySelector('.aead-threshold').innerText.includes('no image changes sides')")
 
