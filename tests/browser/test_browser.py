@@ -21,7 +21,7 @@ def show(request, page):
     "Opens a notebook in one of the front ends, runs it where that is needed, and waits for the dashboard."
     def show(front, name):
         url = request.getfixturevalue('voila' if front=='voila' else 'jupyter')
-        page.goto(url+{'lab': f'/lab/tree/{name}.ipynb', 'notebook': f'/notebooks/{name}.ipynb', 'voila': f'/voila/render/{name}.ipynb'}[front])
+        page.goto(url+{'lab': f'/lab/tree/{name}.ipynb?reset', 'notebook': f'/notebooks/{name}.ipynb', 'voila': f'/voila/render/{name}.ipynb'}[front])
         if front!='voila': run_all(page, url, name)
         page.wait_for_selector('.aead-overview table', timeout=240_000)       # the kernel imports PyTorch
         return page
