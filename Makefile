@@ -4,11 +4,12 @@ BIN := .venv/bin
 WHEEL := .venv-wheel
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help venv demo test lab docs readme test-wheel clean
+.PHONY: help venv demo test test-browser lab docs readme test-wheel clean
 
 help:
 	@echo "make demo        train and evaluate on the embedded data set; writes runs/demo/report.html"
 	@echo "make test        everything that is checked: notebooks, package, tests"
+	@echo "make test-browser  the dashboard and the report in a real browser (installs what it needs)"
 	@echo "make venv        only make .venv with all that is needed"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make docs        check the documentation, and build its site in _docs (needs Quarto)"
@@ -32,7 +33,13 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest -q tests/test_notebooks.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python -m pytest -q tests --ignore tests/test_notebooks.py
+	$(BIN)/python -m pytest -q tests --ignore tests/test_notebooks.py --ignore tests/browser
+
+# Playwright drives Debian's chromium: no browser is downloaded from elsewhere. -s shows the time that a click takes.
+test-browser: venv
+	@$(BIN)/python -c 'import playwright, voila, notebook' 2> /dev/null || $(BIN)/pip install --quiet --disable-pip-version-check playwright voila notebook
+	@command -v chromium > /dev/null || { test "$$(id -u)" = 0 && apt-get install -y -qq chromium > /dev/null; } || { echo "make test-browser needs chromium: apt-get install chromium (as root), and run this again"; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/browser
 
 lab: venv
 	$(BIN)/jupyter lab nbs

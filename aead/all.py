@@ -35,7 +35,12 @@ from .latent import *
 from .page import *
 from .interactive import *
 from .report import *
+from .panel import *
 from .runs import *
+from .views import *
+from .explorer import *
+from .panels import *
+from .workbench import *
 from .protocol import *
 from .dashboard import *
 from .benchmark import *
