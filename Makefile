@@ -33,7 +33,7 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest -q tests/test_notebooks.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python -m pytest -q tests --ignore tests/test_notebooks.py --ignore tests/browser
+	$(BIN)/python -m pytest -q -n 2 tests --ignore tests/test_notebooks.py --ignore tests/browser
 
 # Playwright drives Debian's chromium: no browser is downloaded from elsewhere. -s shows the time that a click takes.
 test-browser: venv

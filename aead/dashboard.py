@@ -18,6 +18,7 @@ from .views import RunView, open_views
 from .workbench import DataPanel, TrainPanel
 
 # %% ../nbs/88_dashboard.ipynb #a2457dbd
+# The panels in the order of their tabs.
 panels = OverviewPanel,ExplorerPanel,ThresholdPanel,DistributionPanel,ComparePanel,DataPanel,TrainPanel
 
 class Dashboard:
@@ -41,7 +42,7 @@ class Dashboard:
 
     def open(self,
         title:str # of a panel
-    )->Panel:
+    )->Panel: # that panel
         "Turns to a panel."
         self.tabs.selected_index = list(self.panels).index(title)
         return self.panels[title]

@@ -62,6 +62,7 @@ def plot_roc(
     return fig
 
 # %% ../nbs/87_explorer.ipynb #e4d83b0d
+# Charts by name, `(table, thr) -> plotly figure`, with a mark for each image.
 charts = {'classes': plot_scores, 'histogram': plot_histogram, 'ROC': plot_roc}
 
 class ExplorerPanel(Panel):
@@ -146,7 +147,7 @@ def _open(self:ExplorerPanel, view, i): self.state.image = i
 
 # %% ../nbs/87_explorer.ipynb #88bf0f3e
 @patch
-def rows(self:ExplorerPanel)->np.ndarray: # rows of the run's images
+def rows(self:ExplorerPanel)->np.ndarray: # numbers of rows of the run's images, `n`
     "Images that pass the filters, highest score first, those without a score last."
     t,(lo,hi),thr = self.view.images,self.scores.value,self.state.threshold
     eps = 1e-6*max(1, abs(lo), abs(hi))

@@ -30,9 +30,25 @@ def make_figure(
     import plotly.graph_objects as go
     return go.Figure(list(traces), dict(template='plotly_white', width=width, height=height, margin=dict(l=55, r=10, t=10, b=45), legend=dict(orientation='h', y=1.02, yanchor='bottom', font_size=11), **layout))
 
+def _whole(fig, **traits):
+    "`fig` as a widget that tells the browser of itself once it has its data; plotly's own does so before, and is drawn empty if the browser is quick."
+    import plotly.graph_objects as go
+    class Figure(go.FigureWidget):
+        _built = False
+        def open(self):
+            if self._built: super().open()
+    out = Figure(fig)
+    for k,v in traits.items(): setattr(out, k, v)
+    out._built = True
+    out.open()
+    return out
+
 class Chart:
     "A place for a plotly figure on the page; `data` and `layout` are those of the figure in it."
-    def __init__(self, width:int, height:int):
+    def __init__(self,
+        width:int, # pixels
+        height:int # pixels
+    ):
         self.widget,self.figure = w.Box(layout=w.Layout(min_width=f'{width}px', min_height=f'{height}px', overflow='hidden')),None
 
     def show(self,
@@ -40,19 +56,24 @@ class Chart:
         clicked=None # function of `(trace, points, selector)`, when a mark is clicked
     ):
         "Puts another figure in place. What is sent to a figure while the browser still draws it is lost; so it is whole before it is sent."
-        import plotly.graph_objects as go
-        old,self.figure = self.figure,None if fig is None else go.FigureWidget(fig)
-        if fig is not None:
-            self.figure._config = {'displayModeBar': False}             # the bar of tools would lie over the legend
-            for o in self.figure.data if clicked else (): o.on_click(clicked)
+        old,self.figure = self.figure,None if fig is None else _whole(fig, _config={'displayModeBar': False})     # the bar of tools would lie over the legend
+        for o in self.data if clicked else (): o.on_click(clicked)
         self.widget.children = [] if fig is None else [self.figure]
         if old is not None: old.close()
 
     @property
-    def data(self): return () if self.figure is None else self.figure.data
+    def data(self)->tuple: # traces of plotly
+        "The traces of the figure."
+        return () if self.figure is None else self.figure.data
+
     @property
-    def layout(self): return self.figure.layout
-    def batch_update(self): return self.figure.batch_update()
+    def layout(self): # plotly's layout
+        "The layout of the figure."
+        return self.figure.layout
+
+    def batch_update(self): # a context
+        "Changes within it reach the browser as one."
+        return self.figure.batch_update()
 
 def html_table(
     rows, # lists of cells; what is no `Markup` is escaped
@@ -92,12 +113,17 @@ class Panel:
         self.refresh()
 
     @property
-    def view(self):
+    def view(self): # a `RunView`
         "The run that is looked at."
         return self.views[self.state.run]
 
-    def build(self): raise NotImplementedError      # the panel's widget
-    def update(self): raise NotImplementedError     # fills it from `state` and `view`
+    def build(self)->w.Widget: # the panel's widget
+        "Makes the widgets, once."
+        raise NotImplementedError
+
+    def update(self):
+        "Fills them from `state` and `view`."
+        raise NotImplementedError
 
     def attempt(self,
         f, # function

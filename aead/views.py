@@ -25,7 +25,9 @@ from .visualization import get_tested, mask_contour, overlay, to_rgb
 # %% ../nbs/86_views.ipynb #82364e31
 class Kept(OrderedDict):
     "The last `n` things that were made, by name."
-    def __init__(self, n:int): super().__init__(); self.n = n
+    def __init__(self,
+        n:int # things to keep
+    ): super().__init__(); self.n = n
 
     def of(self,
         key, # name
@@ -64,7 +66,7 @@ class RunView:
     @classmethod
     def load(cls,
         folder # run folder
-    )->'RunView':
+    )->'RunView': # the view
         "A run from its folder."
         folder = Path(folder)
         for k in ('scores.csv','config.yaml','metrics.json'):
@@ -90,7 +92,7 @@ class RunView:
 
 # %% ../nbs/86_views.ipynb #6bf899a0
 @patch(as_prop=True)
-def has_model(self:RunView)->bool:
+def has_model(self:RunView)->bool: # True where views that need it can be made
     "Whether the run folder has the model."
     return self.folder is not None and (self.folder/'model.safetensors').is_file()
 
@@ -123,7 +125,7 @@ Seen = namedtuple('Seen', 'x xr maps')
 Seen.__doc__ = "What the model makes of an image: `1 c h w` the image and its reconstruction, both in the model's space, and the model's own maps by name, `1 h w`."
 
 @patch(as_prop=True)
-def detector(self:RunView):
+def detector(self:RunView): # an `AnomalyDetector`
     "The run's model, loaded when first asked for."
     if self._det is None:
         if not self.has_model: raise FileNotFoundError(f"this view needs the run folder with its model; {'this table knows of none' if self.folder is None else f'{self.folder} has no model.safetensors'}")
@@ -233,7 +235,7 @@ def _paint(self:RunView, i, what, opacity, img):
 def draw_outline(
     rgb:np.ndarray, # `h w 3` uint8
     mask:np.ndarray # `h w` of 0/1
-)->np.ndarray: # a new picture
+)->np.ndarray: # a new picture, `h w 3` uint8
     "The picture with the outline of the true defect, light on dark."
     out = rgb.copy()
     for line in mask_contour(mask):

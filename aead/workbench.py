@@ -118,7 +118,7 @@ class TrainJob:
         atexit.register(self.stop)                              # a closed notebook leaves no training behind
 
     @property
-    def running(self)->bool:
+    def running(self)->bool: # True until it has ended
         "Whether it is at work."
         return self.process.poll() is None
 
@@ -134,7 +134,7 @@ class TrainJob:
 
     def tail(self,
         n:int=12 # lines
-    )->str:
+    )->str: # lines, with breaks
         "The last lines of what it printed."
         size = os.fstat(self.log.fileno()).st_size
         text = os.pread(self.log.fileno(), 20_000, max(0, size-20_000)).decode(errors='replace')
