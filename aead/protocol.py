@@ -73,7 +73,7 @@ def _run_case(run, cfg, device):
     t = read_catalog(run/'scores.csv', root)
     test,seen = t[t.split=='test'],read_catalog(run/'catalog.csv', root)
     seen = det.predict(seen[seen.split=='train'].reset_index(drop=True)).score
-    row = {'model': cfg.model, 'size': cfg.data.hw[0], 'steps': cfg.train.steps, 'epochs': None if cfg.train.steps else cfg.train.epochs, 'head': cfg.head is not None, 'minutes': _minutes(run),
+    row = {'model': cfg.model, 'size': det.cfg.data.hw[0], 'steps': cfg.train.steps, 'epochs': None if cfg.train.steps else cfg.train.epochs, 'head': cfg.head is not None, 'minutes': _minutes(run),
            **{k: m[k] for k in _figures}, 'unseen_auroc': unseen_auroc(seen, test.score[test.label==0]), **_classes(test),
            'scoring': f"{'+'.join(f'{w:g} {k}' for k,w in det.cfg.detect.maps.items())}, sigma {det.cfg.detect.sigma:g}, {det.cfg.detect.pool} {det.cfg.detect.top:g}"}
     return row, test
