@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from PIL import Image
 
-from .config import atomic_write, make_config
+from .config import atomic_write, make_config, settle_size
 from .detect import AnomalyDetector, as_table, load_detector
 from .losses import MaskLoss, WeightedLoss
 from .models.base import model_registry
@@ -67,7 +67,7 @@ def _speeds(det, bs, n, warmup):
 # %% ../nbs/90_benchmark.ipynb #cb847894
 def _untrained(cfg, device):
     "A detector with random weights, which cost as much as trained ones."
-    det = AnomalyDetector(cfg, device).set_channels(cfg.data.channels or 1)
+    det = AnomalyDetector(settle_size(cfg, cfg.data.hw[0]), device).set_channels(cfg.data.channels or 1)
     det.graph = det._new_graph().eval().to(det.device)
     return det
 

@@ -9,7 +9,7 @@ __all__ = ['columns', 'layouts', 'good_names', 'splits', 'list_images', 'mvtec',
            'describe_audit', 'null_scores', 'null_auroc']
 
 # %% ../../nbs/10_data.catalog.ipynb #1612c7b3
-import hashlib, warnings
+import hashlib, os, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd, tifffile
@@ -350,7 +350,9 @@ def random(df:pd.DataFrame, # catalog
            fold:int=0 # 0 to 4
           )->pd.DataFrame: # catalog with `split` set
     "Five folds of single images, whatever their group. Leaks when parts were photographed more than once."
-    return grouped(df.assign(group=df.path), fold).assign(group=df.group)
+    root = os.path.commonpath(df.path.tolist())
+    names = [os.path.relpath(p, root) for p in df.path]           # folds stay where they are when the data move
+    return grouped(df.assign(group=names), fold).assign(group=df.group)
 
 @splits
 def published(df:pd.DataFrame, # catalog
