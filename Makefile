@@ -54,7 +54,7 @@ test-wheel: venv
 	rm -rf dist build $(WHEEL)
 	$(BIN)/python -m build --wheel --quiet
 	$(PYTHON) -m venv $(WHEEL)
-	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[export]" pytest
+	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[export]" pytest pytest-xdist
 	scripts/test_wheel.sh $(WHEEL)
 
 clean:
