@@ -58,12 +58,12 @@ class ThresholdPanel(Panel):
         self.miss,self.alarm,self.share = number(100, 'miss costs'),number(1, 'alarm costs'),number(.01, 'defective')
         self.best,self.own = (w.Button(description=o, layout=w.Layout(width='130px')) for o in ('lowest cost','the run’s own'))
         self.text,self.note,self.run_shown,self.moving = w.HTML(),w.HTML(),None,False
-        self.rates = Chart(420, 250)
+        self.rates = Chart(380, 250)
         self.changed = Gallery(8, 8, self._open, 78)
         self.slider.observe(self._moved, 'value')
         self.best.on_click(lambda _: self.attempt(self._cheapest)); self.own.on_click(lambda _: self._set(self.view.threshold))
         self.listen(self._cheapest, self.miss, self.alarm, self.share)
-        return w.VBox([self.slider, w.HBox([self.miss, self.alarm, self.share, self.best, self.own], layout=w.Layout(flex_flow='row wrap')), w.HBox([self.text, self.rates.widget], layout=w.Layout(justify_content='space-between', max_width='800px')), self.note, self.changed.widget])
+        return w.VBox([self.slider, w.HBox([self.miss, self.alarm, self.share, self.best, self.own], layout=w.Layout(flex_flow='row wrap')), w.HBox([self.text, self.rates.widget], layout=w.Layout(flex_flow='row wrap', max_width='800px')), self.note, self.changed.widget])
 
     def _moved(self, change):
         if not self.moving: self._set(change['new'])
@@ -108,7 +108,7 @@ def _curves(self:ThresholdPanel, t, thr):
     at = np.r_[t.score.min(),np.unique(t.score)]
     share = lambda s: 1-np.searchsorted(np.sort(s), at, 'right')/max(1, len(s))
     line = dict(type='line', yref='paper', y0=0, y1=1, x0=thr or 0, x1=thr or 0, line_dash='dash', visible=thr is not None)
-    fig = make_figure(420, 250, xaxis_title='threshold', yaxis=dict(title='share', range=[-.02,1.02]), shapes=[line])
+    fig = make_figure(380, 250, xaxis_title='threshold', yaxis=dict(title='share', range=[-.02,1.02]), shapes=[line])
     for y,name,c,d in ((0,'false alarms',colors[0],'solid'),(1,'defects found',colors[1],'dash')):
         if (t.label==y).any(): fig.add_scatter(x=at, y=share(t.score[t.label==y]), name=name, mode='lines', line=dict(color=c, shape='hv', dash=d))
     self.rates.show(fig)

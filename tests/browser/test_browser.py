@@ -69,17 +69,16 @@ def test_dashboard(place, show, front):
         shown = t[[f'{s:.4g}' in text and p.split('/')[-1] in text for s,p in zip(t.score, t.path)]]
         assert len(shown)>=1 and shown.defect.iloc[0] in text
     page.locator('.aead-explorer .widget-toggle-buttons button', has_text='ROC').click()
-    page.wait_for_function("() => document.querySelector('.aead-explorer .js-plotly-plot').innerText.includes('detection rate')")
+    page.wait_for_function("() => document.querySelector('.aead-explorer .js-plotly-plot')?.innerText.includes('detection rate')")
     before = page.inner_text('.aead-caption')
     click_mark(page, 0)
     page.wait_for_function("t => document.querySelector('.aead-caption').innerText != t", arg=before)
 
     turn(page, 'Threshold')
-    handle = page.locator('.aead-threshold .noUi-handle').first
     page.wait_for_selector('.aead-threshold table')
-    page.wait_for_timeout(1500)                                 # the slider has the range of the run, and keeps the focus from here on
-    handle.focus()
-    for _ in range(100): page.keyboard.press('ArrowLeft')
+    page.wait_for_timeout(1500)                                 # the slider has the range of the run
+    b = page.locator('.aead-threshold .noUi-base').first.bounding_box()
+    page.mouse.click(b['x']+.3*b['width'], b['y']+b['height']/2)      # by mouse: arrow keys belong to the cells of a notebook
     def follows():
         thr = float(page.locator('.aead-threshold .widget-readout').first.inner_text())
         rates = [f'{(t.score[t.label==y]>thr).mean():.3f}' for y in (0,1)]
@@ -90,7 +89,7 @@ def test_dashboard(place, show, front):
     page.wait_for_function("() => document.querySelector('.aead-threshold').innerText.includes('no image changes sides')")
 
     turn(page, 'Overview')
-    page.locator('select').first.select_option('run1')
+    page.locator('.widget-dropdown select').first.select_option('run1')
     page.wait_for_function("f => document.querySelector('.aead-overview').innerText.includes(f)", arg=f"{runs['run1'][0]['image_auroc']:.3f}")
     for k in ('Distributions','Compare','Data','Train'):
         turn(page, k)
