@@ -58,7 +58,7 @@ class ExplorerPanel(Panel):
         self.chart_kind = w.ToggleButtons(options=list(charts), value='histogram', style={'button_width': '90px'})
         self.kind,self.split = box('class', '165px', options=['all']),box('split', '150px', options=['all'])
         self.answer = box('outcome', '195px', options=['all','found','missed','false alarm','passed'])
-        self.scores = w.FloatRangeSlider(description='score', readout_format='.3g', layout=w.Layout(width='295px'), style={'description_width': '58px'}, continuous_update=False)
+        self.scores = w.FloatRangeSlider(description='score', readout_format='.1f', layout=w.Layout(width='295px'), style={'description_width': '58px'}, continuous_update=False)
         self.page = w.BoundedIntText(1, 1, 1, description='page', layout=w.Layout(width='110px'), style={'description_width': '40px'})
         self.count,self.chart_note = w.HTML(),w.HTML()
         self.chart,self.gallery = Chart(510, 300),Gallery(self.n, 6, self._open, 70)
