@@ -346,11 +346,13 @@ mask_losses['focal'] = FocalLoss
 class DiceLoss(nn.Module):
     "One minus the overlap of map and mask (Milletari et al. 2016), mean over the images."
     def __init__(self,
-        smooth:float=1. # pixels added to both areas
+        smooth:float=1., # pixels added to both areas
+        empty:bool=True # whether images without defects count
     ):
         super().__init__()
         _positive(smooth=smooth)
-        self.smooth = smooth
+        if not isinstance(empty, bool): raise ValueError(f'empty must be true or false, got {empty!r}')
+        self.smooth,self.empty = smooth,empty
 
     def forward(self,
         logits:Tensor, # of a defect, `b h w`
@@ -360,7 +362,8 @@ class DiceLoss(nn.Module):
         _check_masks(logits, mask)
         p,y,v = _full(logits).sigmoid(),(mask>0.5).float(),torch.ones_like(mask) if valid is None else valid
         both,either = (2*p*y*v).sum((1,2)), ((p*p+y)*v).sum((1,2))
-        return (1-(both+self.smooth)/(either+self.smooth)).mean()
+        each,counts = 1-(both+self.smooth)/(either+self.smooth),(y*v).sum((1,2))>0
+        return each.mean() if self.empty else (each*counts).sum()/counts.sum().clamp_min(1)
 
 mask_losses['dice'] = DiceLoss
 

@@ -147,7 +147,7 @@ def _grey(src, hw, rng):
     level = rng.random() + (.3*rng.standard_normal(c) if c>1 and rng.random()<.5 else np.zeros(c))
     return np.float32(level) + _log(rng, .01, .2)*_smooth(hw, (n,n), rng)[...,None]
 
-def _fill(roi, img, rng, other, grain):
+def _filling(roi, img, rng, other, grain):
     "Something else to put in place of `roi`, `h w c`."
     how,src = rng.random(),img if other is None or rng.random()<.3 else other
     f = _cut if how<.4 else _cut_large if how<.55 else _cut_scrambled if how<.75 else _grey
@@ -174,7 +174,7 @@ def _perlin(img, rng, other):
     if rng.random()<.7: cover = cv2.GaussianBlur(cover, (0,0), max(.4, _log(rng, .4, 3)*u))
     grain = get_grain(roi)
     cover = cover*np.float32(rng.uniform(.3, 1))
-    return box,roi+cover[...,None]*(_fill(roi, img, rng, other, grain)-roi),grain
+    return box,roi+cover[...,None]*(_filling(roi, img, rng, other, grain)-roi),grain
 
 # %% ../../nbs/14_data.defects.ipynb #8acbb8a9
 def _stencil(img, rng):
@@ -420,20 +420,64 @@ def _shade(img, rng, other):
     return box,img+cover[...,None]*change,grain
 
 # %% ../../nbs/14_data.defects.ipynb #e5b3a1cc
+def _patch(img, rng):
+    "The box of a patch, and how deep inside each pixel lies, `h w`, in pixels."
+    u,at = _unit(img),_place(img.shape, rng)
+    r,stretch = _log(rng, 8, 32)*u,_log(rng, .75, 1.3)
+    half = r*stretch,r/stretch
+    box = _box(img.shape, at, half)
+    if rng.random()<.5: return box,_blob(box, at, half, rng)*.5*min(half)
+    x,y = _turned(box, at, 0)
+    q = np.sqrt((x/np.float32(half[1]))**2+(y/np.float32(half[0]))**2)
+    return box,(1-q*(1+.2*_smooth(q.shape, (5,5), rng)))*min(half)
+
+# %% ../../nbs/14_data.defects.ipynb #603e26a5
+@_maker(least=.5)
+def _tint(img, rng, other):
+    "A patch is darker or lighter, and its texture shows through: a stain."
+    box,depth = _patch(img, rng)
+    roi,u = img[box],_unit(img)
+    cover,grain = _soft(depth, max(.7, _log(rng, .7, 12)*u))[...,None],get_grain(roi)
+    if rng.random()<.6: new = roi*np.exp(cover*np.float32(_sign(rng)*_log(rng, .15, 1.2)))
+    else: new = roi+cover*_shift(roi, grain, rng, .8, dark=.5, top=.5)
+    return box,new,min(grain, .05)
+
+# %% ../../nbs/14_data.defects.ipynb #c02fbcf8
+_loss = .03 # the most grain that counts where texture is lost
+
 @_maker(least=.4)
 def _worn(img, rng, other):
-    "The texture of a region has lost its contrast, or has too much: worn, smeared."
-    u,at = _unit(img),_place(img.shape, rng)
-    half = _log(rng, 6, 36)*u,_log(rng, 6, 36)*u
-    box = _box(img.shape, at, half)
-    roi,depth = img[box],_blob(box, at, half, rng)*.5*min(half)
+    "The texture of a patch has lost its contrast, or has too much: polished, dried out."
+    box,depth = _patch(img, rng)
+    roi = img[box]
     grain,gain = get_grain(roi),rng.uniform(.1, .6) if rng.random()<.75 else _log(rng, 1.8, 3)
     change = np.float32(gain-1)*(roi-roi.mean((0,1)))
     if rng.random()<.4: change = change + _shift(roi, grain, rng, 1, dark=.5)
-    return box,roi+_soft(depth, max(1, _log(rng, .5, 8)*u))[...,None]*change,grain
+    return box,roi+_soft(depth, max(1, _log(rng, .5, 8)*_unit(img)))[...,None]*change,min(grain, _loss)
+
+@_maker(least=.4)
+def _smear(img, rng, other):
+    "A patch has lost its detail: out of focus, rubbed, melted."
+    box,depth = _patch(img, rng)
+    roi,u = img[box],_unit(img)
+    wide = max(.6, _log(rng, 1.2, 10)*u)
+    sigmas = (wide,wide) if rng.random()<.7 else (2*wide,.3) if rng.random()<.5 else (.3,2*wide)
+    new = cv2.GaussianBlur(roi, (0,0), sigmaX=sigmas[0], sigmaY=sigmas[1]).reshape(roi.shape)
+    return box,roi+_soft(depth, max(.7, _log(rng, .7, 4)*u))[...,None]*(new-roi),min(get_grain(roi), _loss)
+
+@_maker(least=.5)
+def _fill(img, rng, other):
+    "A patch is covered with something smooth, or filled by it."
+    box,depth = _patch(img, rng)
+    roi,hw = img[box],depth.shape
+    grain,rough = get_grain(roi),_smooth(hw, [max(2, n/rng.uniform(1, 3)) for n in hw], rng)[...,None]
+    level = roi.mean((0,1)) if rng.random()<.6 else cv2.GaussianBlur(roi, (0,0), .5+.3*min(hw)).reshape(roi.shape)
+    level = level + (_shift(roi, grain, rng, .5, dark=.5) if rng.random()<.6 else np.float32(rng.uniform(-.05, .05)))
+    new = level + np.float32(rng.uniform(0, .08))*_smooth(hw, (3,3), rng)[...,None] + np.float32(rng.uniform(0, .6)*min(grain, .05))*rough
+    return box,roi+_soft(depth, max(.7, _log(rng, .7, 4)*_unit(img)))[...,None]*(new-roi),min(grain, _loss)
 
 # %% ../../nbs/14_data.defects.ipynb #51ba9326
-default_kinds = dict(perlin=1., paste=.7, blend=1., curve=1.5, spot=1.2, bite=.8, warp=.4, shade=.8, worn=1.) # weights of the kinds
+default_kinds = dict(perlin=1., paste=.7, blend=1., curve=1.5, spot=1.2, bite=.8, warp=.4, shade=.8, tint=1., worn=1., smear=1., fill=1.) # weights of the kinds
 
 def _weigh(kinds):
     "Makers and their cumulated chances, from `{kind: weight}`, a list of kinds or one kind."
