@@ -99,6 +99,13 @@ def benchmark_detector(
             'scoring_mib': scoring/2**20, 'training_mib': training/2**20, 'parameters': m.n_params(), 'file_mib': size/2**20}
 
 # %% ../nbs/90_benchmark.ipynb #06fc7fa8
+def _row(name, det, bs, n, place, say):
+    "A row of the table, announced and reported."
+    if say: say(f'{place} {name} …')
+    t0,row = time.perf_counter(),{'name': name, **benchmark_detector(det, bs, n)}
+    if say: say(f"{place} {name}: {row['median_ms']:.1f} ms an image, measured in {time.perf_counter()-t0:.0f} s")
+    return row
+
 def run_benchmark(
     models=None, # names of families; None: all
     runs=(), # folders of trained runs, in place of the families
@@ -107,13 +114,13 @@ def run_benchmark(
     n:int=30, # images timed one by one
     device=None, # where to compute; None: a GPU if there is one
     out=None, # CSV to write; None: none
+    say=None, # function that is told, in a line, which row is measured and which is done; None: nothing is told
     **settings # flat settings over the recipe, such as `size=64` or `head=False`
 )->pd.DataFrame: # a row per family or run, with the columns above and `relative`
     "Speed, memory and size, measured side by side in one process."
     if runs: dets = {Path(r).name: load_detector(r, device) for r in runs}
     else: dets = {m: _untrained(make_config(recipe, model=m, **settings), device) for m in models or list(model_registry)}
-    rows = [{'name': k, **benchmark_detector(d, bs, n)} for k,d in dets.items()]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([_row(k, d, bs, n, f'{i}/{len(dets)}', say) for i,(k,d) in enumerate(dets.items(), 1)])
     table['relative'] = table.median_ms/table.median_ms.iloc[0]
     if out is not None:
         with atomic_write(out) as p: table.round(4).to_csv(p, index=False)

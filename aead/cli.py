@@ -185,7 +185,7 @@ def aead_benchmark(
 )->object: # the table
     "Time, memory and size of models on this machine."
     from aead.benchmark import run_benchmark
-    t = run_benchmark(models and models.split(','), runs.split(',') if runs else (), recipe, bs, n, device, out, size=size, head=_on_off('head', head))
+    t = run_benchmark(models and models.split(','), runs.split(',') if runs else (), recipe, bs, n, device, out, partial(print, file=sys.stderr, flush=True), size=size, head=_on_off('head', head))
     print(t.round(2).drop(columns=['name'] if not runs else ['model']).to_string(index=False))
     return t
 

@@ -51,7 +51,7 @@ def _pca(z, good, seed):
 def _umap(z, good, seed):
     try: from umap import UMAP
     except ImportError: raise ValueError("method 'umap' needs the package umap-learn: pip install umap-learn; 'pca' needs nothing more") from None
-    return UMAP(n_components=2, random_state=seed).fit_transform(z), ['UMAP 1','UMAP 2']
+    return UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(z), ['UMAP 1','UMAP 2']
 
 _methods = {'pca': _pca, 'umap': _umap}
 

@@ -257,9 +257,8 @@ def _draw_stroke(canvas, path, width, scale, rng):
     for i,(f,v) in enumerate(zip(fade.tolist(), rng.uniform(.6, 1, 6).tolist())):
         cv2.polylines(canvas, [pts[3*i:3*i+4]], False, int(255*f*v), max(1, round(width*scale*(.4+.6*f))), cv2.LINE_AA, 4)
 
-def _curve_cover(shape, rng):
-    "The box of a line with branches, and its cover, `h w` in [0,1]."
-    lines = _strokes(shape, rng)
+def _line_cover(shape, lines, rng):
+    "The box of lines, as `_strokes` gives them, and their cover, `h w` in [0,1]."
     pts,k = np.concatenate([o for o,_ in lines]),max(1, round(256/min(shape[:2])))
     lo,hi = (np.clip(o, 0, [shape[1]-1,shape[0]-1]) for o in (pts.min(0), pts.max(0)))
     box = _box(shape, ((lo+hi)/2)[::-1], ((hi-lo)/2)[::-1]+2+2*lines[0][1])
@@ -276,10 +275,33 @@ def _tone(roi, cover, shift, rng):
 @_maker(least=1.2)
 def _curve(img, rng, other):
     "A thin dark or light line, often jagged or branching: a crack."
-    box,cover = _curve_cover(img.shape, rng)
+    box,cover = _line_cover(img.shape, _strokes(img.shape, rng), rng)
     roi = img[box]
     grain = get_grain(roi)
     return box,_tone(roi, cover, _shift(roi, grain, rng, 2.5, dark=.8, top=.5), rng),grain
+
+# %% ../../nbs/14_data.defects.ipynb #2fbc1266
+_loud = .04 # the most grain that counts where a defect is not made of texture itself
+
+def _get_capped(roi): return min(get_grain(roi), _loud)
+
+def _groove(shape, rng):
+    "A long line, straight or gently bent, as `_strokes` has them."
+    u,at = _unit(np.empty(shape)),_place(shape, rng)
+    path = _walk((0,0), rng.uniform(0, 2*math.pi), _log(rng, 16, 100)*u/18, rng.uniform(0, .15), 0, rng)
+    return [(path-path.mean(0)+at[::-1], _log(rng, .8, 3)*u)]
+
+@_maker(least=1.)
+def _scratch(img, rng, other):
+    "A long thin line, often with rims of the other brightness."
+    box,cover = _line_cover(img.shape, _groove(img.shape, rng), rng)
+    roi,wide = img[box],np.ones((2*max(1, round(1.2*_unit(img)))+1,)*2, np.uint8)
+    grain = _get_capped(roi)
+    shift = _shift(roi, grain, rng, 2, dark=.5, top=.6)
+    new = _tone(roi, cover, shift, rng)
+    if rng.random()<.7: new = new - np.float32(rng.uniform(.2,.8))*shift*(cv2.dilate(cover, wide)-cover)[...,None]
+    return box,new,grain
+
 
 # %% ../../nbs/14_data.defects.ipynb #94e797f4
 def _ovals(box, at, radius, rng):
@@ -423,7 +445,7 @@ def _shade(img, rng, other):
 def _patch(img, rng):
     "The box of a patch, and how deep inside each pixel lies, `h w`, in pixels."
     u,at = _unit(img),_place(img.shape, rng)
-    r,stretch = _log(rng, 8, 32)*u,_log(rng, .75, 1.3)
+    r,stretch = _log(rng, 10, 36)*u,_log(rng, .75, 1.3)
     half = r*stretch,r/stretch
     box = _box(img.shape, at, half)
     if rng.random()<.5: return box,_blob(box, at, half, rng)*.5*min(half)
@@ -432,28 +454,26 @@ def _patch(img, rng):
     return box,(1-q*(1+.2*_smooth(q.shape, (5,5), rng)))*min(half)
 
 # %% ../../nbs/14_data.defects.ipynb #603e26a5
-@_maker(least=.5)
+@_maker(least=.9)
 def _tint(img, rng, other):
     "A patch is darker or lighter, and its texture shows through: a stain."
     box,depth = _patch(img, rng)
     roi,u = img[box],_unit(img)
-    cover,grain = _soft(depth, max(.7, _log(rng, .7, 12)*u))[...,None],get_grain(roi)
+    cover,grain = _soft(depth, max(.7, _log(rng, .7, 12)*u))[...,None],_get_capped(roi)
     if rng.random()<.6: new = roi*np.exp(cover*np.float32(_sign(rng)*_log(rng, .15, 1.2)))
     else: new = roi+cover*_shift(roi, grain, rng, .8, dark=.5, top=.5)
-    return box,new,min(grain, .05)
+    return box,new,grain
 
 # %% ../../nbs/14_data.defects.ipynb #c02fbcf8
-_loss = .03 # the most grain that counts where texture is lost
-
 @_maker(least=.4)
 def _worn(img, rng, other):
     "The texture of a patch has lost its contrast, or has too much: polished, dried out."
     box,depth = _patch(img, rng)
     roi = img[box]
-    grain,gain = get_grain(roi),rng.uniform(.1, .6) if rng.random()<.75 else _log(rng, 1.8, 3)
+    grain,gain = _get_capped(roi),rng.uniform(.1, .6) if rng.random()<.75 else _log(rng, 1.8, 3)
     change = np.float32(gain-1)*(roi-roi.mean((0,1)))
     if rng.random()<.4: change = change + _shift(roi, grain, rng, 1, dark=.5)
-    return box,roi+_soft(depth, max(1, _log(rng, .5, 8)*_unit(img)))[...,None]*change,min(grain, _loss)
+    return box,roi+_soft(depth, max(1, _log(rng, .5, 8)*_unit(img)))[...,None]*change,grain
 
 @_maker(least=.4)
 def _smear(img, rng, other):
@@ -463,21 +483,21 @@ def _smear(img, rng, other):
     wide = max(.6, _log(rng, 1.2, 10)*u)
     sigmas = (wide,wide) if rng.random()<.7 else (2*wide,.3) if rng.random()<.5 else (.3,2*wide)
     new = cv2.GaussianBlur(roi, (0,0), sigmaX=sigmas[0], sigmaY=sigmas[1]).reshape(roi.shape)
-    return box,roi+_soft(depth, max(.7, _log(rng, .7, 4)*u))[...,None]*(new-roi),min(get_grain(roi), _loss)
+    return box,roi+_soft(depth, max(.7, _log(rng, .7, 4)*u))[...,None]*(new-roi),_get_capped(roi)
 
 @_maker(least=.5)
 def _fill(img, rng, other):
     "A patch is covered with something smooth, or filled by it."
     box,depth = _patch(img, rng)
     roi,hw = img[box],depth.shape
-    grain,rough = get_grain(roi),_smooth(hw, [max(2, n/rng.uniform(1, 3)) for n in hw], rng)[...,None]
+    grain,rough = _get_capped(roi),_smooth(hw, [max(2, n/rng.uniform(1, 3)) for n in hw], rng)[...,None]
     level = roi.mean((0,1)) if rng.random()<.6 else cv2.GaussianBlur(roi, (0,0), .5+.3*min(hw)).reshape(roi.shape)
     level = level + (_shift(roi, grain, rng, .5, dark=.5) if rng.random()<.6 else np.float32(rng.uniform(-.05, .05)))
-    new = level + np.float32(rng.uniform(0, .08))*_smooth(hw, (3,3), rng)[...,None] + np.float32(rng.uniform(0, .6)*min(grain, .05))*rough
-    return box,roi+_soft(depth, max(.7, _log(rng, .7, 4)*_unit(img)))[...,None]*(new-roi),min(grain, _loss)
+    new = level + np.float32(rng.uniform(0, .08))*_smooth(hw, (3,3), rng)[...,None] + np.float32(rng.uniform(0, .6)*grain)*rough
+    return box,roi+_soft(depth, max(.7, _log(rng, .7, 4)*_unit(img)))[...,None]*(new-roi),grain
 
 # %% ../../nbs/14_data.defects.ipynb #51ba9326
-default_kinds = dict(perlin=1., paste=.7, blend=1., curve=1.5, spot=1.2, bite=.8, warp=.4, shade=.8, tint=1., worn=1., smear=1., fill=1.) # weights of the kinds
+default_kinds = dict(perlin=1., paste=.7, blend=1., curve=1., scratch=1.2, spot=1.2, bite=.8, warp=.4, shade=.8, tint=1., worn=1., smear=1., fill=1.) # weights of the kinds
 
 def _weigh(kinds):
     "Makers and their cumulated chances, from `{kind: weight}`, a list of kinds or one kind."
