@@ -21,6 +21,9 @@ from .models.base import model_registry
 def _wait(device):
     if torch.device(device).type=='cuda': torch.cuda.synchronize(device)
 
+def _check_calls(n, warmup=0):
+    if n<1 or warmup<0: raise ValueError(f"at least one call must count, and warm-up cannot be negative; got n={n}, warmup={warmup}")
+
 def time_calls(
     f, # function without arguments
     n:int=30, # calls that count
@@ -28,7 +31,7 @@ def time_calls(
     device='cpu' # where `f` computes
 )->np.ndarray: # `n` seconds
     "How long each call takes."
-    if n<1 or warmup<0: raise ValueError(f"at least one call must count, and warm-up cannot be negative; got n={n}, warmup={warmup}")
+    _check_calls(n, warmup)
     out = []
     for i in range(warmup+n):
         _wait(device); t0 = time.perf_counter()
@@ -118,6 +121,7 @@ def run_benchmark(
     **settings # flat settings over the recipe, such as `size=64` or `head=False`
 )->pd.DataFrame: # a row per family or run, with the columns above and `relative`
     "Speed, memory and size, measured side by side in one process."
+    _check_calls(n)
     if runs: dets = {Path(r).name: load_detector(r, device) for r in runs}
     else: dets = {m: _untrained(make_config(recipe, model=m, **settings), device) for m in models or list(model_registry)}
     table = pd.DataFrame([_row(k, d, bs, n, f'{i}/{len(dets)}', say) for i,(k,d) in enumerate(dets.items(), 1)])

@@ -5,8 +5,8 @@ from aead.data.defects import add_defects, default_kinds, defect_makers, get_gra
 from aead.data.synthetic import textures
 
 pytestmark = pytest.mark.filterwarnings('error')
-KINDS = 'perlin paste blend curve spot bite warp shade tint worn smear fill'.split()
-FAITHFUL = dict(curve=.9, spot=.9, shade=.9, tint=.9, worn=.9, smear=.9, fill=.9, bite=.6, perlin=.4, paste=.4, blend=.1, warp=.04) # how often, at least, a kind is plain enough on irregular texture
+KINDS = 'perlin paste blend curve scratch spot bite warp shade tint worn smear fill'.split()
+FAITHFUL = dict(curve=.9, scratch=.9, spot=.9, shade=.9, tint=.9, worn=.9, smear=.9, fill=.9, bite=.6, perlin=.4, paste=.4, blend=.1, warp=.04) # how often, at least, a kind is plain enough on irregular texture
 
 def crop(i=0, hw=(96,96), c=1, name=None):
     "A crop of a texture; channels differ by a factor."

@@ -333,7 +333,7 @@ def test_latent_by_pca_and_umap(rng, monkeypatch):
     monkeypatch.setitem(sys.modules, 'umap', None)
     with pytest.raises(ValueError, match='pip install umap-learn'): project_latent(z, c, 'umap')
     class UMAP:
-        def __init__(self, n_components, random_state): assert n_components==2 and random_state==7
+        def __init__(self, n_components, random_state, n_jobs): assert (n_components,random_state,n_jobs)==(2,7,1)         # a seed allows one job only, else UMAP warns
         def fit_transform(self, z): return z[:,:2]
     monkeypatch.setitem(sys.modules, 'umap', types.SimpleNamespace(UMAP=UMAP))
     t = project_latent(z, c, 'umap', 7)
