@@ -77,10 +77,11 @@ def charbonnier(
 def gaussian_window(
     size:int, # pixels, odd
     sigma:float, # standard deviation, pixels
-    device=None # where to put it
+    device=None, # where to put it
+    dtype=torch.float32 # that of what it will smooth: where doubles are, a window in single precision sums to 1 in seven digits only
 )->Tensor: # `size`, sums to 1
     "A one-dimensional Gaussian."
-    g = torch.arange(size, dtype=torch.float32, device=device) - size//2
+    g = torch.arange(size, dtype=dtype, device=device) - size//2
     return F.softmax(-g**2/(2*sigma**2), 0)
 
 def _pad(x, r):
@@ -127,7 +128,7 @@ def ssim_map(
 )->Tensor: # similarity, `b c h w`, in [-1,1]
     "Structural similarity at each pixel and channel, with population covariance."
     _check_ssim(window_size, data_range, sigma)
-    light,rest = _ssim(x, xr, gaussian_window(window_size, sigma, x.device), data_range)
+    light,rest = _ssim(x, xr, gaussian_window(window_size, sigma, x.device, x.dtype), data_range)
     return light*rest
 
 @err_maps
