@@ -128,7 +128,7 @@ def ssim_map(
 )->Tensor: # similarity, `b c h w`, in [-1,1]
     "Structural similarity at each pixel and channel, with population covariance."
     _check_ssim(window_size, data_range, sigma)
-    light,rest = _ssim(x, xr, gaussian_window(window_size, sigma, x.device, x.dtype), data_range)
+    light,rest = _ssim(x, xr, gaussian_window(window_size, sigma, x.device, torch.promote_types(x.dtype, torch.float32)), data_range)
     return light*rest
 
 @err_maps

@@ -302,7 +302,6 @@ def _scratch(img, rng, other):
     if rng.random()<.7: new = new - np.float32(rng.uniform(.2,.8))*shift*(cv2.dilate(cover, wide)-cover)[...,None]
     return box,new,grain
 
-
 # %% ../../nbs/14_data.defects.ipynb #94e797f4
 def _ovals(box, at, radius, rng):
     "Distance from each of `n` ovals, `n h w`: 0 in their middle, 1 on their outline."
