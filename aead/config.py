@@ -179,6 +179,7 @@ class HeadConfig(_Section):
     "The defect head, which learns from synthetic defects (`data.defects`)."
     nf:int = 16 # channels at half the image's size
     depth:int = 4 # number of halvings
+    gated:bool = False # shortcuts around its convolutions, and gates set by the whole image: learns more in as many steps
     weight:float = 1. # of its loss beside the autoencoder's
     memory:int = 0 # good patches to remember, for the map `memory`; 0: none
     loss:dict = field(default_factory=lambda: {'focal':10., 'dice':1.}) # losses on maps and masks by name: a weight, or a table of `weight` and settings

@@ -33,4 +33,4 @@ def build_model(
     m,h = create_autoencoder(cfg.model, **cfg.models.get(cfg.model, {})),cfg.head
     if h is None: return m
     if cfg.data.defects==0: raise ValueError("a head learns from synthetic defects, and data.defects is 0; set it to 0.5, or head to null")
-    return HeadedAutoencoder(m, h.nf, h.depth, h.weight, h.memory)
+    return HeadedAutoencoder(m, h.nf, h.depth, h.weight, h.memory, h.gated)

@@ -7,7 +7,7 @@ from aead.config import make_config
 from aead.learner import StepLoss
 from aead.losses import MaskLoss, WeightedLoss
 from aead.models.base import model_registry
-from aead.models.head import DefectHead, HeadedAutoencoder, PatchMemory, local_contrast, pick_spread, standardize
+from aead.models.head import DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, PatchMemory, local_contrast, pick_spread, standardize
 from aead.models.zoo import build_model
 
 from ..makers import TINY
@@ -31,9 +31,10 @@ def corrupted(x, seed=0):
     return y, mask
 
 @every_model
+@pytest.mark.parametrize('gated', [False,True])
 @pytest.mark.parametrize('ni,hw', [(1,(32,32)),(3,(32,48)),(5,(40,33))])
-def test_maps(name, ni, hw, headed, pictures):
-    m,x = headed(name, ni, memory=20).eval(),pictures(3, ni, hw)
+def test_maps(name, ni, hw, gated, headed, pictures):
+    m,x = headed(name, ni, memory=20, gated=gated).eval(),pictures(3, ni, hw)
     with torch.no_grad():
         m.remember([(x, torch.ones(3,*hw))])
         plain,r = m.body.reconstruct(x),m.reconstruct(x)
@@ -43,8 +44,9 @@ def test_maps(name, ni, hw, headed, pictures):
         for k in ('head','memory'): assert torch.allclose(one[k], r.maps[k][1:2], atol=1e-4)
 
 @every_model
-def test_learns_to_mark_and_leaves_the_body_alone(name, headed, pictures):
-    m,x = headed(name),pictures(8)
+@pytest.mark.parametrize('gated', [False,True])
+def test_learns_to_mark_and_leaves_the_body_alone(name, gated, headed, pictures):
+    m,x = headed(name, gated=gated),pictures(8)
     y,mask = corrupted(x)
     opt = torch.optim.Adam(m.parameters(), 5e-3)
     def apart():
@@ -78,11 +80,12 @@ def test_is_the_body_in_all_else(name, headed, pictures):
     assert m.n_params()==m.body.n_params()+sum(p.numel() for p in m.head.parameters())
     assert m.peak_memory(x) >= m.body.peak_memory(x)
 
-def test_weights_survive_with_the_memory(headed, pictures, tmp_path):
-    m,x = headed(memory=12).eval(),pictures(4)
+@pytest.mark.parametrize('gated', [False,True])
+def test_weights_survive_with_the_memory(gated, headed, pictures, tmp_path):
+    m,x = headed(memory=12, gated=gated).eval(),pictures(4)
     m.remember([(x, torch.ones(4,32,32))])
     save_file({k:v.contiguous() for k,v in m.state_dict().items()}, tmp_path/'m.safetensors')
-    new = headed(memory=12).eval()
+    new = headed(memory=12, gated=gated).eval()
     new.load_state_dict(load_file(tmp_path/'m.safetensors'))
     with torch.no_grad(): assert all(torch.equal(a, b) for a,b in zip(m.reconstruct(x).maps.values(), new.reconstruct(x).maps.values()))
     assert bool(new.memory.full)
@@ -120,9 +123,50 @@ def test_exposure_does_not_matter(gain, offset, pictures):
     x = pictures(2)
     assert torch.allclose(standardize(gain*x+offset)[0], standardize(x)[0], atol=1e-4)
 
+def with_busy_gates(m, seed=0):
+    "`m` with gates that do something."
+    torch.manual_seed(seed)
+    for o in m.modules():
+        if isinstance(o, ImageGate): torch.nn.init.normal_(o.turn.weight, std=.3); torch.nn.init.normal_(o.turn.bias, std=.3)
+    return m.eval()
+
+@pytest.mark.parametrize('shape', [(1,4,4),(5,8,6),(16,33,7)])
+def test_gate_by_hand(shape, rng):
+    g = with_busy_gates(ImageGate(shape[0]))
+    f = torch.tensor(rng.normal(size=(3,*shape)), dtype=torch.float32)
+    with torch.no_grad():
+        for got,o in zip(g(f), f):
+            look = torch.cat([o.mean((1,2)), (o.var((1,2), correction=0)+1e-4).sqrt()])
+            h = g.read.weight@look+g.read.bias
+            scale,shift = (g.turn.weight@torch.where(h>0, h, .1*h)+g.turn.bias).split(shape[0])
+            assert torch.allclose(got, o*(1+scale)[:,None,None]+shift[:,None,None], atol=1e-5)
+
+@pytest.mark.parametrize('ni,no,stride', [(4,4,1),(4,8,1),(4,4,2),(3,8,2)])
+def test_gated_block_is_its_shortcut_where_the_convolutions_are_silent(ni, no, stride, rng):
+    b = GatedBlock(ni, no, stride).eval()
+    torch.nn.init.zeros_(b.two[1].weight)
+    f = torch.tensor(rng.normal(size=(2,ni,8,12)), dtype=torch.float32)
+    with torch.no_grad():
+        want = f if (ni,stride)==(no,1) else b.short[2](F.conv2d(F.avg_pool2d(f, stride), b.short[1].weight))
+        assert torch.allclose(b(f), F.leaky_relu(want, .1), atol=1e-6) and b(f).shape==(2,no,8//stride,12//stride)
+
+def test_gates_look_at_the_whole_image_and_at_no_other(headed, pictures):
+    m,x = with_busy_gates(headed(gated=True).head),pictures(2)
+    with torch.no_grad():
+        far = x[:1].clone(); far[...,-4:,-4:] = 1                          # the other corner changes
+        a,b = (m(o, o)[0,:4,:4] for o in (x[:1], far))
+        assert not torch.allclose(a, b, atol=1e-4)
+        assert torch.allclose(m(x, x)[:1], m(x[:1], x[:1]), atol=1e-5)
+
+def test_plain_heads_have_the_weights_they_had(headed):
+    "Runs made before there were gates load."
+    plain,gated = (set(headed(gated=o).head.state_dict()) for o in (False,True))
+    assert not any('gate' in k or 'short' in k for k in plain) and {k for k in gated if 'gate' in k}
+
+@pytest.mark.parametrize('gated', [False,True])
 @pytest.mark.parametrize('empty', [0.,.5,1.])
-def test_empty_images(empty, headed):
-    m,x = headed().eval(),torch.full((2,3,32,32), empty)
+def test_empty_images(empty, gated, headed):
+    m,x = with_busy_gates(headed(gated=gated)),torch.full((2,3,32,32), empty)
     with torch.no_grad(): assert all(o.isfinite().all() for o in m.reconstruct(x).maps.values())
 
 @pytest.mark.parametrize('kw,what', [(dict(nf=0),'head.nf'),(dict(depth=1.5),'head.depth'),(dict(weight=-1),'head.weight'),(dict(weight=float('inf')),'head.weight')])
@@ -131,8 +175,8 @@ def test_bad_settings(kw, what, headed):
 
 @every_model
 def test_from_settings(name, pictures):
-    cfg = make_config(model=name, models={name: TINY[name]}, head={'nf':8, 'depth':2, 'memory':5}, defects=.5)
+    cfg = make_config(model=name, models={name: TINY[name]}, head={'nf':8, 'depth':2, 'memory':5, 'gated':True}, defects=.5)
     m = build_model(cfg)
-    assert isinstance(m, HeadedAutoencoder) and m.memory.bank.shape==(5,16)
+    assert isinstance(m, HeadedAutoencoder) and m.memory.bank.shape==(5,16) and any(isinstance(o, ImageGate) for o in m.head.modules())
     assert not isinstance(build_model(make_config(model=name, models={name: TINY[name]}, defects=.5)), HeadedAutoencoder)
     with pytest.raises(ValueError, match='data.defects'): build_model(make_config(model=name, head=True))

@@ -37,10 +37,10 @@ def test_every_family(name, extra, synth, tmp_path):
     assert np.allclose(ex.score_map(odd), det.score_map(odd), atol=2*limit) and ex.score_map(odd).shape==(50,41)
     torch.set_num_threads(1)
 
-@pytest.mark.parametrize('name', ['resnet_ae','vit_ae'])
-def test_with_a_head(name, synth, tmp_path):
+@pytest.mark.parametrize('name,gated', [('resnet_ae',False),('vit_ae',True)])
+def test_with_a_head(name, gated, synth, tmp_path):
     cfg = config_from_dict({'model': name, 'models': {name: FEW[name]}, 'data': dict(size=32, layout='csv', workers=0, defects=.5), 'train': dict(epochs=1, bs=8),
-                            'head': {'nf':8, 'depth':2, 'memory':20}, 'detect': dict(far=.2, maps={'head':1., 'memory':1.})})
+                            'head': {'nf':8, 'depth':2, 'memory':20, 'gated':gated}, 'detect': dict(far=.2, maps={'head':1., 'memory':1.})})
     AnomalyDetector(cfg, 'cpu').fit(synth).save(tmp_path/'run')
     cert = export_run(tmp_path/'run', tmp_path/'m.onnx', 4)
     assert max(cert['score'], cert['map'])<=limit and load_exported(tmp_path/'m.onnx').certificate==cert
