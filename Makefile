@@ -18,12 +18,13 @@ help:
 
 venv: .venv/installed
 
+# Bytecode is made when a module is first imported: compiling all that is installed would take a third of the time.
 .venv/installed: settings.ini setup.py scripts/dev_requirements.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11))' || { echo "aead needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make PYTHON=python3.12 venv"; exit 2; }
 	@echo "installing into .venv (a few minutes the first time) …"
 	@$(PYTHON) -m venv .venv
 	@$(PYTHON) scripts/dev_requirements.py > .venv/requirements.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement .venv/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --requirement .venv/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
