@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 WHEEL := .venv-wheel
 export NO_ALBUMENTATIONS_UPDATE := 1
+# Hundreds of processes import the package: bytecode is kept, whatever the surroundings say.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help venv demo test test-browser lab docs readme test-wheel clean
 
@@ -18,13 +20,12 @@ help:
 
 venv: .venv/installed
 
-# Bytecode is made when a module is first imported: compiling all that is installed would take a third of the time.
 .venv/installed: settings.ini setup.py scripts/dev_requirements.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11))' || { echo "aead needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make PYTHON=python3.12 venv"; exit 2; }
 	@echo "installing into .venv (a few minutes the first time) …"
 	@$(PYTHON) -m venv .venv
 	@$(PYTHON) scripts/dev_requirements.py > .venv/requirements.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --requirement .venv/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement .venv/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
