@@ -160,8 +160,9 @@ def test_gates_look_at_the_whole_image_and_at_no_other(headed, pictures):
 
 def test_plain_heads_have_the_weights_they_had(headed):
     "Runs made before there were gates load."
-    plain,gated = (set(headed(gated=o).head.state_dict()) for o in (False,True))
-    assert not any('gate' in k or 'short' in k for k in plain) and {k for k in gated if 'gate' in k}
+    two = [f'{i}.{k}' for i in (0,1) for k in ('0.weight','1.weight','1.bias','1.running_mean','1.running_var','1.num_batches_tracked')]
+    want = {f'{part}.{k}' for part in ('stem.1','downs.0','downs.1','ups.0','ups.1') for k in two} | {f'{part}.{k}' for part in ('narrow.0','narrow.1','out') for k in ('weight','bias')}
+    assert set(headed(depth=3).head.state_dict())==want
 
 @pytest.mark.parametrize('gated', [False,True])
 @pytest.mark.parametrize('empty', [0.,.5,1.])
