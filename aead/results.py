@@ -141,8 +141,9 @@ def compare_models(
     p = _holm([o['p_value'] for o in tests])
     for (a,b),q in zip(pairs, p): rows[a].setdefault('p_values', {})[b] = rows[b].setdefault('p_values', {})[a] = None if np.isnan(q) else float(q)
     rank = pd.Series({k: r['value'] for k,r in rows.items()}, dtype=float).rank(ascending=False, method='min')
+    best_first = rank.sort_values(kind='stable').index
     wins = {(a,b) if o['difference']>0 else (b,a) for (a,b),o,q in zip(pairs, tests, p) if o['difference'] is not None and q<alpha}
-    out = [{**r, 'rank': None if np.isnan(rank[k]) else int(rank[k]), 'p_values': r.get('p_values', {}), 'better_than': [b for a,b in wins if a==k]} for k,r in rows.items()]
+    out = [{**r, 'rank': None if np.isnan(rank[k]) else int(rank[k]), 'p_values': r.get('p_values', {}), 'better_than': [b for b in best_first if (k,b) in wins]} for k,r in rows.items()]
     return sorted(out, key=lambda r: r['rank'] or len(out)+1)
 
 # %% ../nbs/62_results.ipynb #4ee4a97d
