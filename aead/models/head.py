@@ -42,7 +42,7 @@ def local_contrast(
 
 # %% ../../nbs/25_models.head.ipynb #22e4af79
 class ImageGate(nn.Module):
-    "Scales and shifts each channel by what the whole image is like (Lee et al. 2019, Perez et al. 2018); at first it changes nothing."
+    "Scales each channel, by at most two, and shifts it, by what the whole image is like (Lee et al. 2019, Perez et al. 2018); at first it changes nothing."
     def __init__(self,
         nf:int # channels
     ):
@@ -57,7 +57,7 @@ class ImageGate(nn.Module):
         mean = f.mean((2,3), keepdim=True)
         std = ((f-mean).square().mean((2,3), keepdim=True)+1e-4).sqrt()
         scale,shift = self.turn(F.leaky_relu(self.read(torch.cat([mean, std], 1).flatten(1)), .1))[...,None,None].chunk(2, 1)
-        return f*(1+scale)+shift
+        return f*(1+scale.tanh())+shift
 
 # %% ../../nbs/25_models.head.ipynb #6417a25b
 def _two(ni, no, stride=1): return nn.Sequential(conv_block(ni, no, stride), conv_block(no, no))

@@ -139,7 +139,15 @@ def test_gate_by_hand(shape, rng):
             look = torch.cat([o.mean((1,2)), (o.var((1,2), correction=0)+1e-4).sqrt()])
             h = g.read.weight@look+g.read.bias
             scale,shift = (g.turn.weight@torch.where(h>0, h, .1*h)+g.turn.bias).split(shape[0])
-            assert torch.allclose(got, o*(1+scale)[:,None,None]+shift[:,None,None], atol=1e-5)
+            assert torch.allclose(got, o*(1+scale.tanh())[:,None,None]+shift[:,None,None], atol=1e-5)
+
+def test_one_odd_image_does_not_run_away():
+    "A chain of gates grows with what it is given, not with its powers."
+    torch.manual_seed(0)
+    gates = torch.nn.Sequential(*[ImageGate(8) for _ in range(6)])
+    for o in gates: torch.nn.init.normal_(o.turn.weight, std=.1)
+    f = torch.randn(1,8,8,8)
+    with torch.no_grad(): assert gates(1e3*f).abs().max() < 1e6
 
 @pytest.mark.parametrize('ni,no,stride', [(4,4,1),(4,8,1),(4,4,2),(3,8,2)])
 def test_gated_block_is_its_shortcut_where_the_convolutions_are_silent(ni, no, stride, rng):
