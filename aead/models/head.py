@@ -167,13 +167,13 @@ class PatchMemory(nn.Module):
     )->Tensor: # distance, `b h w`
         b,_,h,w = f.shape
         f = (rearrange(f, 'b c h w -> (b h w) c')-self.mean)/self.std
-        d = torch.cat([_nearest(o.double(), self.bank.double()) for o in f.split(8192)])
+        d = torch.cat([_nearest(o.double(), self.bank.double()) for o in f.split(1024)])       # so many at once stay in the processor's cache
         return rearrange(d, '(b h w) -> b h w', b=b, h=h, w=w)
 
 def _nearest(f, bank):
     "Distance of each row of `f` to the nearest of `bank`, by a product, in double precision: in single it would lose what is near."
-    d = f.square().sum(1)[:,None]+bank.square().sum(1)-2*f@bank.T
-    return d.amin(1).clamp_min(0).sqrt().float()
+    near = torch.addmm(bank.square().sum(1), f, bank.T, alpha=-2).amin(1)        # of the squares, what depends on both
+    return (near+f.square().sum(1)).clamp_min(0).sqrt().float()
 
 # %% ../../nbs/25_models.head.ipynb #49a375e2
 class HeadedAutoencoder(BaseAutoencoder):
