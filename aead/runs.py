@@ -176,6 +176,7 @@ def _intervals(t, det):
     def figures(d):
         m = image_metrics(d.score.to_numpy(), d.label.to_numpy())
         return {k: m[k] for k in ('image_auroc','image_ap','image_f1_max')}
+    t = t[['group','label','score','decision']]                  # narrow, since it is drawn a thousand times
     rates = {k: o for y in ((0,1) if det.threshold is not None else ()) for k,o in group_interval(t[t.label==y], _rates).items()}
     return {**group_interval(t, figures), **rates}
 
