@@ -111,6 +111,17 @@ def test_pick_spread_is_greedy(n, k, rng):
     while len(want) < min(n, k): want.append(int(torch.cdist(x, x[want]).amin(1).argmax()))
     assert got==want
 
+@pytest.mark.parametrize('b,h,w', [(1,4,5),(1,32,32),(2,32,32),(3,29,31)])       # fewer patches than are compared at a time, as many, and more
+def test_memory_finds_the_nearest(b, h, w, rng):
+    mem = PatchMemory(5, 40)
+    mem.fit(torch.tensor(rng.normal(3, 2, (200,5)), dtype=torch.float32))
+    f = torch.tensor(rng.normal(3, 2, (b,5,h,w)), dtype=torch.float32)
+    f[-1,:,-1,-1] = mem.bank[7]*mem.std+mem.mean                        # one that was seen
+    z = (f.permute(0,2,3,1).reshape(-1,5)-mem.mean)/mem.std
+    got = mem(f)
+    assert torch.allclose(got, torch.cdist(z.double(), mem.bank.double(), compute_mode='donot_use_mm_for_euclid_dist').amin(1).float().view(b,h,w), atol=1e-6)
+    assert got[-1,-1,-1] < 1e-5 and got.amin() < got.median()
+
 @pytest.mark.parametrize('window', [3,7,15])
 def test_local_contrast_against_pooling(window, pictures):
     x = pictures(2, 3, (30,41)).double()
