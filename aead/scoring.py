@@ -222,4 +222,3 @@ def _by_kind(s, labels, weights):
         each[k] = (ranks[:, bad].sum(1)/bad.sum()-(bad.sum()+1)/2)/good.sum()
     if not each: raise ValueError('no synthetic defect shows on the good images of val; are they empty?')
     return {'auroc': np.average(list(each.values()), axis=0, weights=[weights[k] for k in each]), **each}
-
