@@ -6,7 +6,7 @@
 __all__ = ['StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'Checkpoint', 'LineProgress', 'EpochSetter', 'set_seed',
            'anomaly_learner', 'suspicion', 'training_images', 'Trim', 'get_passes', 'train_model']
 
-# %% ../nbs/40_learner.ipynb #87998bf0
+# %% ../nbs/40_learner.ipynb #f9f80915
 import json, random, sys, time
 from contextlib import nullcontext
 from functools import partial
@@ -15,23 +15,23 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import fit_one_cycle, lr_find
+from fastai.callback.schedule import fit_one_cycle, lr_find # noqa: F401 (methods of `Learner`)
 from fastai.callback.training import GradientClip
-from fastai.learner import Learner, Recorder
+from fastai.learner import Learner
 from fastai.optimizer import Adam
-from fastai.torch_core import default_device
-from fastcore.basics import patch, in_notebook
+from fastcore.basics import in_notebook, patch
 from fastcore.foundation import L
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open, SafetensorError
 from torch import nn, Tensor
 
-from .config import SCHEMA, Config, TrainConfig, atomic_write
+from .files import atomic_write, SCHEMA
+from .config import Config, TrainConfig
+from .data.preprocessing import read_image
 from .data.dataset import to_tensors
 from .data.loaders import get_dls
-from .data.preprocessing import read_image
-from .losses import MaskLoss, WeightedLoss
 from .models.base import BaseAutoencoder, save_tensors
 from .models.zoo import build_model
+from .losses import MaskLoss, WeightedLoss
 
 # %% ../nbs/40_learner.ipynb #e1ab56c9
 class StepLoss:

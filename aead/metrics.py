@@ -8,14 +8,13 @@ __all__ = ['calculate_structural_similarity', 'calculate_psnr', 'calculate_preci
            'detection_at', 'image_metrics', 'per_defect', 'pro_curve', 'PixelMetrics', 'pixel_metrics', 'aupro',
            'region_overlap', 'iou', 'per_size']
 
-# %% ../nbs/60_metrics.ipynb #96ed393d
+# %% ../nbs/60_metrics.ipynb #97a11ce6
 import weakref
 from functools import partial
 from tempfile import TemporaryFile
 from typing import Dict, Iterable, List, NamedTuple, Tuple
 
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from scipy.ndimage import label as label_regions
 from skimage.metrics import structural_similarity as ssim
 

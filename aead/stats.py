@@ -6,7 +6,7 @@
 __all__ = ['resample_groups', 'why_no_interval', 'group_interval', 'PixelHistograms', 'delong_test', 'pair_scores', 'paired_test',
            'friedman_nemenyi', 'fit_scores', 'describe_scores']
 
-# %% ../nbs/61_stats.ipynb #4ef13ab3
+# %% ../nbs/61_stats.ipynb #c2b1c9a5
 import math
 
 import numpy as np, pandas as pd
@@ -14,7 +14,7 @@ from scipy import stats as st
 from scipy.special import expit, logit
 
 from .config import nearest
-from .metrics import _images, _regions, image_metrics
+from .metrics import image_metrics, _images, _regions
 
 # %% ../nbs/61_stats.ipynb #ae5dafa7
 def _strata(df):

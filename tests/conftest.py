@@ -13,7 +13,7 @@ from aead.data.synthetic import make_synthetic
 from aead.detect import AnomalyDetector
 from aead.models.zoo import create_autoencoder
 
-from .makers import TINY
+from .helpers import TINY
 
 torch.set_num_threads(1)
 

@@ -8,11 +8,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import aead.cli as cli
-from aead.config import load_yaml
+from aead.files import load_yaml
 from aead.models.base import model_registry
 import aead.models.zoo
 
-from .makers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, check_static, dent, make_layout, picture, save, write_csv
+from .helpers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, check_static, dent, make_layout, picture, save, write_csv
 
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
@@ -219,7 +219,7 @@ def tiny_demo(monkeypatch, tiny):
     "The demonstration with a recipe and a data set that take a moment."
     from aead.config import make_config
     from aead.data.synthetic import make_synthetic
-    monkeypatch.setattr('aead.runs.make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
+    monkeypatch.setattr('aead.runs.train.make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
     monkeypatch.setattr('aead.data.synthetic.make_synthetic', lambda path: make_synthetic(path, 'gravel', sz=32, n_shots=1, n_regions=20))
 
 def test_demo_is_a_recipe(monkeypatch, tiny, tmp_path, cmd):
@@ -239,7 +239,7 @@ def test_demo_stopped_before_its_first_epoch_can_be_repeated(monkeypatch, tiny, 
     tiny_demo(monkeypatch, tiny)
     with monkeypatch.context() as p:
         def stop(*a): raise KeyboardInterrupt
-        p.setattr('aead.runs.save_catalog', stop); p.setattr('aead.runs.save_yaml', stop)
+        p.setattr('aead.runs.train.save_catalog', stop); p.setattr('aead.runs.train.save_yaml', stop)
         assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==130
     assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==0
 
@@ -316,7 +316,7 @@ def test_too_few_groups_to_hold_out(tiny, tmp_path, cmd):
 @pytest.mark.parametrize('bad', [0, 3])
 def test_no_good_test_images(bad, tiny, tmp_path, cmd):
     "Parts whose fold is never the one tested: figures are null, or it is said before anything is trained."
-    from aead.data.catalog import group_fold
+    from aead.data.splits import group_fold
     d = one_group(tmp_path, [g for g in map(str, range(40)) if group_fold(g)!=0][:8], bad=bad)
     res = cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--far', '0.4', '--out', tmp_path/'run')
     if bad:
@@ -405,8 +405,8 @@ def test_calibrate(run, part, tmp_path, cmd):
     assert res.status==0 and 'no threshold: a false-alarm rate of 0.01 cannot be promised from 12 groups' in res.out
 
 def test_calibrate_when_the_images_are_gone(run, part, tmp_path, cmd, monkeypatch):
-    import aead.runs
-    monkeypatch.setattr(aead.runs, 'evaluate_run', lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError('no such image')))
+    import aead.runs.score
+    monkeypatch.setattr(aead.runs.score, 'evaluate_run', lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError('no such image')))
     res = cmd('calibrate', '--run', run, '--far', .5)
     assert res.status==0 and 'still those of the old one' in res.err and json.loads((run/'calibration.json').read_text())['far']==.5
 
@@ -512,14 +512,14 @@ def test_full_disk_while_training(part, tiny, tmp_path, cmd, monkeypatch):
 
 def test_full_disk_while_evaluating(run, cmd, monkeypatch):
     before = tree(run)
-    import aead.config as config
+    import aead.files as files
     for last in ('scores.csv','metrics.json'):
         real = os.replace
         def replace(a, b):
             if str(b).endswith(last): raise OSError(28, 'No space left on device', str(b))
             real(a, b)
         with monkeypatch.context() as p:
-            p.setattr(config.os, 'replace', replace)
+            p.setattr(files.os, 'replace', replace)
             refused(cmd('evaluate', '--run', run), 'space', name='evaluate')
         assert tree(run)[last]==before[last] and set(tree(run))==set(before)
 
@@ -536,7 +536,7 @@ def test_full_disk_while_saving_the_model(part, tiny, tmp_path, cmd, monkeypatch
     check_run(out)
 
 def test_interrupted_by_hand(part, tiny, tmp_path, cmd, monkeypatch):
-    import aead.runs as runs
+    import aead.runs.train as runs
     def stop(*a, **k): raise KeyboardInterrupt
     with monkeypatch.context() as p:
         p.setattr(runs, 'evaluate_run', stop)

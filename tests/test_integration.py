@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from safetensors.torch import load_file
 
-from aead.data.catalog import load_catalog, split_catalog
+from aead.data.catalog import load_catalog
+from aead.data.splits import split_catalog
 from aead.data.dataset import ImageDataset, read_batches
 from aead.data.loaders import get_dls
 from aead.data.preprocessing import fit_box, read_image
@@ -15,10 +16,11 @@ from aead.scoring import ScoringGraph, pool_top
 from aead.learner import anomaly_learner
 from aead.models.base import model_registry
 from aead.models.zoo import create_autoencoder
-from aead.runs import evaluate_run, score_images, train_run
+from aead.runs.score import evaluate_run, score_images
+from aead.runs.train import train_run
 
 from .conftest import TINY, make_cfg
-from .makers import N_BAD, N_GOOD, N_TRAIN, check_figures, dent, make_layout, picture, save
+from .helpers import N_BAD, N_GOOD, N_TRAIN, check_figures, dent, make_layout, picture, save
 
 close = lambda a,b,tol=1e-5: np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=tol, atol=tol)
 
@@ -281,7 +283,7 @@ killed = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 import aead.config
-from aead.runs import train_run
+from aead.runs.train import train_run
 real,n = os.replace,[0]
 def replace(a, b):
     n[0] += str(b).endswith('checkpoint.safetensors')
@@ -292,7 +294,8 @@ train_run(sys.argv[1], aead.config.config_from_dict(aead.config.load_yaml(sys.ar
 """
 
 def test_killed_run_resumes_to_the_same_weights(part, tmp_path):
-    from aead.config import config_to_dict, save_yaml
+    from aead.config import config_to_dict
+    from aead.files import save_yaml
     cfg = make_cfg(data=dict(layout='folder', path=str(part)), train=dict(epochs=5))
     save_yaml(config_to_dict(cfg), tmp_path/'c.yaml')
     p = subprocess.run([sys.executable, '-c', killed, str(tmp_path/'killed'), str(tmp_path/'c.yaml')], capture_output=True, text=True,

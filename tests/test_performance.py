@@ -3,12 +3,12 @@ import gc, tracemalloc
 
 import numpy as np, pandas as pd, pytest
 
-from aead.benchmark import benchmark_detector, run_benchmark, time_calls
+from aead.runs.benchmark import benchmark_detector, run_benchmark, time_calls
 from aead.metrics import PixelMetrics
 from aead.models.base import model_registry
 from aead.stats import PixelHistograms
 
-from .makers import TINY
+from .helpers import TINY
 
 NUMBERS = ['median_ms','p95_ms','images_per_second','folder_per_second','folder_share','scoring_mib','training_mib','parameters','file_mib','relative']
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageDataset', 'train_pipeline', 'to_tensors', 'check_images', 'typical_side', 'read_batches']
 
-# %% ../../nbs/15_data.dataset.ipynb #0d6a8231
+# %% ../../nbs/15_data.dataset.ipynb #23426311
 import inspect, threading, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +15,9 @@ import numpy as np, pandas as pd, torch
 from torch.utils.data import Dataset
 
 from ..config import nearest
+from .preprocessing import read_image, read_mask, resize_image
 from .augmentation import augment, get_train_augmentations, sample_seed
 from .defects import add_defects
-from .preprocessing import read_image, read_mask, resize_image
 
 # %% ../../nbs/15_data.dataset.ipynb #6d8cd3e9
 class ImageDataset(Dataset):

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['defect_makers', 'default_kinds', 'get_grain', 'add_defects']
 
-# %% ../../nbs/14_data.defects.ipynb #0c861726
+# %% ../../nbs/14_data.defects.ipynb #4f898c92
 import math
 
 import cv2, numpy as np
 
 from ..config import Registry
-import aead.data.preprocessing # keeps OpenCV in the thread that calls it
+import aead.data.preprocessing # noqa: F401 (keeps OpenCV in the thread that calls it)
 
 # %% ../../nbs/14_data.defects.ipynb #99c6ca73
 def _unit(img): return min(img.shape[:2])/128 # all lengths below are for a side of 128 pixels; this is one of them, in pixels

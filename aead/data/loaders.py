@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageDL', 'get_dls']
 
-# %% ../../nbs/16_data.loaders.ipynb #7147ea87
+# %% ../../nbs/16_data.loaders.ipynb #d92387da
 import random
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch

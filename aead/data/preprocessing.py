@@ -7,8 +7,8 @@ __all__ = ['resize_modes', 'to_channels', 'read_image', 'read_mask', 'normalize_
            'resize_boxes', 'resize_with_aspect_ratio', 'resize_mask', 'resize_image', 'resize_region', 'restore_map',
            'local_contrast_normalize']
 
-# %% ../../nbs/12_data.preprocessing.ipynb #2d5f4a9f
-import io, math, struct, zlib
+# %% ../../nbs/12_data.preprocessing.ipynb #1313e327
+import io, struct, zlib
 from pathlib import Path
 
 import cv2, numpy as np, tifffile

@@ -6,7 +6,7 @@
 __all__ = ['textures', 'defect_kinds', 'check_texture', 'plan_synthetic', 'get_scene', 'expose', 'synthetic_images',
            'load_synthetic', 'make_synthetic', 'synthetic']
 
-# %% ../../nbs/11_data.synthetic.ipynb #6ab0d12c
+# %% ../../nbs/11_data.synthetic.ipynb #d39ed2eb
 import json, os
 from functools import cache, partial
 from pathlib import Path
@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from zlib import crc32
 
 import numpy as np, pandas as pd
-from fastcore.basics import listify
 from PIL import Image
+from fastcore.basics import listify
 from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 from skimage import data as skdata, filters, measure, transform

@@ -5,20 +5,17 @@
 # %% auto #0
 __all__ = ['model_registry', 'Recon', 'Pass', 'model_settings', 'save_tensors', 'BaseAutoencoder']
 
-# %% ../../nbs/20_models.base.ipynb #2fd7a4a1
-import inspect, weakref
+# %% ../../nbs/20_models.base.ipynb #0f33064d
+import inspect
 from collections import namedtuple
-from copy import deepcopy
 
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn, Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
-from ..config import Registry, nearest
+from ..config import nearest, Registry
 
 # %% ../../nbs/20_models.base.ipynb #77deea7b
 model_registry = Registry('model')
@@ -186,37 +183,3 @@ def n_params(self:BaseAutoencoder,
 )->int: # number of values
     "Size of the model."
     return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
-
-# %% ../../nbs/20_models.base.ipynb #ea78adb0
-class _LiveBytes(TorchDispatchMode):
-    "Follows the bytes of living tensors that were made inside the block."
-    def __init__(self): super().__init__(); self.now,self.peak,self.refs = 0,0,{}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {o.untyped_storage()._cdata for o in tree_iter((args, kwargs)) if isinstance(o, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for o in tree_iter(out):
-            if isinstance(o, Tensor) and o.untyped_storage()._cdata not in given: self._follow(o.untyped_storage())
-        return out
-
-    def _follow(self, s):
-        k,n = s._cdata,s.nbytes()
-        if k in self.refs: return
-        self.refs[k] = weakref.ref(s, lambda _: self._end(k, n))
-        self.now += n
-        self.peak = max(self.peak, self.now)
-
-    def _end(self, k, n): del self.refs[k]; self.now -= n
-
-# %% ../../nbs/20_models.base.ipynb #ddf4a015
-@patch
-def peak_memory(self:BaseAutoencoder,
-    x:Tensor, # images, `b c h w`, in [0,1]
-    loss=None # `(x, xr) -> scalar`: count a training step with its gradients; None: count `reconstruct`
-)->int: # bytes, on top of weights and images
-    "Most memory that tensors take at one time."
-    m = deepcopy(self).train(loss is not None)                  # training would change running means
-    with _LiveBytes() as live, torch.set_grad_enabled(loss is not None):
-        if loss is None: m.reconstruct(m.prepare(x))
-        else: m.training_step(x, x, torch.zeros_like(x[:,0]), loss).backward()
-    return live.peak

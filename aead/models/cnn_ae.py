@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['conv_block', 'pixel_head', 'CNNAutoencoder', 'cnn_ae']
 
-# %% ../../nbs/21_models.cnn_ae.ipynb #e7fe49a8
+# %% ../../nbs/21_models.cnn_ae.ipynb #105b25b0
 import torch
 from torch import nn, Tensor
 

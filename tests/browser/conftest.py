@@ -8,16 +8,16 @@ for o in ('playwright','voila','notebook','jupyterlab'): pytest.importorskip(o, 
 chromium = shutil.which('chromium')
 if chromium is None: pytest.skip('browser tests need chromium: make test-browser', allow_module_level=True)
 
-from aead.runs import train_run
+from aead.runs.train import train_run
 from ..conftest import make_cfg
-from ..makers import make_layout
+from ..helpers import make_layout
 
 RUNS = {'small': ['run0','run1'], 'large': ['large']}
 
 def notebook(runs):
     "A notebook that opens a dashboard in one line."
     import nbformat.v4 as v4
-    cells = [v4.new_code_cell('from aead.dashboard import Dashboard'), v4.new_code_cell(f'Dashboard({[f"runs/{o}" for o in runs]})')]
+    cells = [v4.new_code_cell('from aead.dashboard.app import Dashboard'), v4.new_code_cell(f'Dashboard({[f"runs/{o}" for o in runs]})')]
     return v4.new_notebook(cells=cells, metadata={'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}})
 
 @pytest.fixture(scope='session')

@@ -6,9 +6,10 @@ import numpy as np, pandas as pd, pytest, tifffile, torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from aead.config import SCHEMA
-from aead.data.catalog import (audit_catalog, check_catalog, columns, describe_audit, group_fold, hold_out, layouts, list_images,
-                               load_catalog, read_catalog, save_catalog, split_catalog, splits)
+from aead.files import SCHEMA
+from aead.data.audit import audit_catalog, describe_audit
+from aead.data.catalog import check_catalog, columns, layouts, list_images, load_catalog, read_catalog, save_catalog
+from aead.data.splits import group_fold, hold_out, split_catalog, splits
 from aead.data.dataset import ImageDataset, check_images, read_batches
 from aead.data.loaders import get_dls
 from aead.data.preprocessing import read_image, read_mask
@@ -91,7 +92,7 @@ def like_synthetic(root):
     plan = plan_synthetic(**kw)
     return {str(root/o.path): (o.defect, m if o.label else None) for o,(_,m) in zip(plan.itertuples(), synthetic_images(plan, 48))}
 
-makers = dict(synthetic=like_synthetic, mvtec=like_mvtec, btad=like_btad, visa=like_visa, mtd=like_mtd, folder=like_folder, csv=like_csv)
+helpers = dict(synthetic=like_synthetic, mvtec=like_mvtec, btad=like_btad, visa=like_visa, mtd=like_mtd, folder=like_folder, csv=like_csv)
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
@@ -101,13 +102,13 @@ def made(tmp_path_factory):
         if layout not in done:
             root = tmp_path_factory.mktemp(layout)/f'data {layout} ü'
             root.mkdir()
-            done[layout] = root, makers[layout](root)
+            done[layout] = root, helpers[layout](root)
         return done[layout]
     return make
 
 every_layout = pytest.mark.parametrize('layout', sorted(layouts))
 
-def test_every_layout_has_a_generator(): assert set(makers)==set(layouts)
+def test_every_layout_has_a_generator(): assert set(helpers)==set(layouts)
 
 # --- the contract of a layout
 

@@ -2,8 +2,7 @@
 import cv2, numpy as np, pytest, tifffile
 from PIL import Image, ImageOps
 
-from aead.data.preprocessing import (read_image, read_mask, normalize_image, denormalize_image, fit_box, resize_boxes, resize_modes,
-    resize_with_aspect_ratio, resize_mask, resize_region, resize_image, restore_map, local_contrast_normalize)
+from aead.data.preprocessing import read_image, read_mask, normalize_image, denormalize_image, fit_box, resize_boxes, resize_modes, resize_with_aspect_ratio, resize_mask, resize_region, resize_image, restore_map, local_contrast_normalize
 
 pytestmark = pytest.mark.filterwarnings('error')
 

@@ -6,6 +6,7 @@ import pytest, torch
 from safetensors.torch import load_file, save_file
 
 import aead.models.zoo
+from aead.runs.benchmark import peak_memory
 from aead.config import Registry
 from aead.losses import WeightedLoss
 from aead.models.base import BaseAutoencoder, Recon, model_registry, model_settings
@@ -246,9 +247,9 @@ def test_parameter_count(name, tiny_model):
 def test_memory_is_counted(name, tiny_model, pictures):
     m,loss = tiny_model(name).eval(),WeightedLoss({'l1':1., 'ssim':1.})
     before = {k:v.clone() for k,v in m.state_dict().items()}
-    one,four,step = m.peak_memory(pictures(1)),m.peak_memory(pictures(4)),m.peak_memory(pictures(4), loss)
+    one,four,step = peak_memory(m, pictures(1)),peak_memory(m, pictures(4)),peak_memory(m, pictures(4), loss)
     assert pictures(1).numel()*4 < one < four < 4.2*one and step > four       # grows with the images, no faster
-    assert one==m.peak_memory(pictures(1)) and not m.training
+    assert one==peak_memory(m, pictures(1)) and not m.training
     assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items()) and all(p.grad is None for p in m.parameters())
 
 def test_base_alone_is_no_model():

@@ -5,8 +5,7 @@ import numpy as np, pytest, torch
 from scipy import stats
 from torch import nn
 
-from aead.models.diffusion import (Schedule, ddim_step, ddpm_step, gaussian, get_posterior, get_target, get_x0_noise, invert_ddim, multiscale, noises, predictions,
-                                   sample_ddim, sample_ddpm, schedules, time_steps)
+from aead.models.diffusion import Schedule, ddim_step, ddpm_step, gaussian, get_posterior, get_target, get_x0_noise, invert_ddim, multiscale, noises, predictions, sample_ddim, sample_ddpm, schedules, time_steps
 
 every_schedule = pytest.mark.parametrize('kind', sorted(schedules))
 every_noise = pytest.mark.parametrize('noise', sorted(noises))

@@ -3,14 +3,16 @@ import pytest, torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from aead.runs.benchmark import peak_memory
 from aead.config import make_config
 from aead.learner import StepLoss
 from aead.losses import MaskLoss, WeightedLoss
 from aead.models.base import model_registry
-from aead.models.head import DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, PatchMemory, local_contrast, pick_spread, standardize
+from aead.models.head import DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, local_contrast, standardize
+from aead.models.memory import PatchMemory, pick_spread
 from aead.models.zoo import build_model
 
-from ..makers import TINY
+from ..helpers import TINY
 
 every_model = pytest.mark.parametrize('name', sorted(model_registry))
 loss = StepLoss(WeightedLoss({'l1':1.}), MaskLoss({'focal':10., 'dice':1.}), None)
@@ -78,7 +80,7 @@ def test_is_the_body_in_all_else(name, headed, pictures):
     assert a is None and b is None or torch.equal(a, b)
     assert hasattr(m, 'attention_maps')==hasattr(m.body, 'attention_maps') and not hasattr(m, 'no_such_thing')
     assert m.n_params()==m.body.n_params()+sum(p.numel() for p in m.head.parameters())
-    assert m.peak_memory(x) >= m.body.peak_memory(x)
+    assert peak_memory(m, x) >= peak_memory(m.body, x)
 
 @pytest.mark.parametrize('gated', [False,True])
 def test_weights_survive_with_the_memory(gated, headed, pictures, tmp_path):

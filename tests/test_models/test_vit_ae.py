@@ -2,8 +2,7 @@
 import pytest, torch, torch.nn.functional as F
 from einops import rearrange
 
-from aead.models.vit_ae import (Attention, PatchEmbedding, Positions, TransformerEncoder, ViTAutoencoder, blockiness, deal_patches,
-                                plan_passes, rollout, sincos_grid, vit_ae)
+from aead.models.vit_ae import Attention, PatchEmbedding, Positions, TransformerEncoder, ViTAutoencoder, blockiness, deal_patches, plan_passes, rollout, sincos_grid, vit_ae
 
 small = dict(image_size=32, dim=24, depth=2, heads=3, mlp_dim=32, decoder_dim=16, decoder_heads=2)
 l2 = lambda x,xr: ((x-xr)**2).mean()

@@ -4,8 +4,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import numpy as np, pytest, yaml
 
-from aead.config import (SCHEMA, Config, DataConfig, DetectConfig, Registry, TrainConfig, atomic_write, config_from_dict, config_to_dict,
-                         list_recipes, load_recipe, load_yaml, make_config, nearest, save_yaml)
+from aead.files import SCHEMA, atomic_write, load_yaml, save_yaml
+from aead.config import Config, DataConfig, DetectConfig, Registry, TrainConfig, config_from_dict, config_to_dict, list_recipes, load_recipe, make_config, nearest
 
 # --- round trips
 

@@ -9,7 +9,7 @@ from aead.config import config_from_dict
 from aead.detect import AnomalyDetector, load_detector
 from aead.models.head import DefectHead, local_contrast, standardize
 
-from ..makers import TINY, make_layout, picture
+from ..helpers import TINY, make_layout, picture
 
 pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
 

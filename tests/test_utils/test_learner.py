@@ -8,7 +8,7 @@ from fastai.callback.core import Callback
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from aead.config import SCHEMA
+from aead.files import SCHEMA
 from aead.data.loaders import get_dls
 from aead.learner import AnomalyLearner, anomaly_learner, set_seed, train_model
 from aead.losses import WeightedLoss, l1

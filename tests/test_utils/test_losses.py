@@ -7,8 +7,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from aead import losses as module
-from aead.losses import (DiceLoss, FocalLoss, MSSSIMLoss, PerceptualLoss, SSIMloss, WeightedLoss, blur, charbonnier, err_maps, gaussian_window, gms,
-                         grad_magnitude, l1, l2, losses, mask_losses, masked_mean, msgms, ssim, ssim_map)
+from aead.losses import DiceLoss, FocalLoss, MSSSIMLoss, PerceptualLoss, SSIMloss, WeightedLoss, blur, charbonnier, err_maps, gaussian_window, gms, grad_magnitude, l1, l2, losses, mask_losses, masked_mean, msgms, ssim, ssim_map
 from aead.models.encoders import get_encoder
 
 every_map = pytest.mark.parametrize('name', sorted(err_maps))

@@ -8,9 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import (average_precision_score, f1_score, precision_recall_curve, precision_score, recall_score,
                              roc_auc_score, roc_curve as sk_roc_curve)
 
-from aead.metrics import (PixelMetrics, aupro, calculate_precision_recall_f1, calculate_psnr, calculate_structural_similarity,
-                          get_steps, image_metrics, iou, per_defect, per_size, pixel_metrics, pr_curve, pro_curve,
-                          region_overlap, roc_curve)
+from aead.metrics import PixelMetrics, aupro, calculate_precision_recall_f1, calculate_psnr, calculate_structural_similarity, get_steps, image_metrics, iou, per_defect, per_size, pixel_metrics, pr_curve, pro_curve, region_overlap, roc_curve
 
 PIXEL = 'pixel_auroc', 'pixel_ap', 'pixel_f1_max', 'aupro_30'
 
