@@ -232,13 +232,13 @@ def aead_protocol(
 )->object: # the table
     "Train and evaluate recipes on folds and seeds; a table of figures, with means over folds and intervals over parts."
     from aead.data.audit import baselines
-    from aead.runs.crossval import run_protocol, summarize_protocol
+    from aead.runs.crossval import cross_validate, summarize_folds
     _needed(table=table, **({} if layout=='synthetic' else {'data': data}))
     over = dict(head=_on_off('head', head), steps=steps, size=size)
     mark = ''.join(f' {k} {v}' for k,v in (('head', head), ('steps', steps), ('size', size)) if v is not None)
     variants = {r: None for r in recipes.split(',') if r in baselines}
     for r in recipes.split(','):
         for m in (models.split(',') if models else [None]) if r not in baselines else (): variants[r+(f' {m}' if m else '')+mark] = dict(recipe=r, model=m, **over)
-    t = run_protocol(variants, table, data, layout, tuple(splits.split(',')), _numbers('folds', folds), _numbers('seeds', seeds), out, device)
-    print(summarize_protocol(table).round(3).to_string(index=False))
+    t = cross_validate(variants, table, data, layout, tuple(splits.split(',')), _numbers('folds', folds), _numbers('seeds', seeds), out, device)
+    print(summarize_folds(table).round(3).to_string(index=False))
     return t

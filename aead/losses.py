@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['err_maps', 'losses', 'mask_losses', 'l1', 'l2', 'charbonnier', 'gaussian_window', 'blur', 'ssim_map', 'ssim',
-           'grad_magnitude', 'gms', 'msgms', 'SSIMloss', 'MSSSIMLoss', 'PerceptualLoss', 'masked_mean', 'FocalLoss',
-           'DiceLoss', 'WeightedLoss', 'MaskLoss']
+           'grad_magnitude', 'gradient_error', 'gms', 'image_pyramid', 'enlarge', 'msgms', 'SSIMloss', 'MSSSIMLoss',
+           'PerceptualLoss', 'masked_mean', 'FocalLoss', 'DiceLoss', 'WeightedLoss', 'MaskLoss']
 
 # %% ../nbs/35_losses.ipynb #d47b326d
 import inspect, math
@@ -16,7 +16,7 @@ import torch, torch.nn.functional as F
 from einops import reduce, repeat
 from torch import nn, Tensor
 
-from .config import nearest, Registry
+from .config import did_you_mean, Registry
 from .models.encoders import get_encoder
 
 # %% ../nbs/35_losses.ipynb #a3998bf5
@@ -151,7 +151,7 @@ def grad_magnitude(
     gw,gh = rows[...,2:]-rows[...,:-2], cols[...,2:,:]-cols[...,:-2,:]
     return ((gw*gw+gh*gh)/9 + 1e-12).sqrt()
 
-def _gms(x, xr, c):
+def gradient_error(x, xr, c):
     "Error of gradient magnitudes, mean over the channels, `b 1 h w`."
     m,mr = grad_magnitude(x),grad_magnitude(xr)
     return reduce((m-mr)**2/(m*m+mr*mr+c), 'b c h w -> b 1 h w', 'mean')
@@ -164,7 +164,7 @@ def gms(x:Tensor, # images, `b c h w`, in [0,1]
        )->Tensor: # error per pixel, `b h w`, in [0,1]
     "One minus gradient-magnitude similarity, mean over the channels."
     _positive(c=c)
-    return _gms(x, xr, c)[:,0]
+    return gradient_error(x, xr, c)[:,0]
 
 # %% ../nbs/35_losses.ipynb #a153d490
 def _halve(x):
@@ -174,7 +174,7 @@ def _halve(x):
     x = x[...,::2,:]+x[...,1::2,:]
     return (x[...,::2]+x[...,1::2])/4
 
-def _scales(x, most, least):
+def image_pyramid(x, most, least):
     "`x` and its halves: at most `most`, no side after the first below `least` pixels."
     yield x
     for _ in range(most-1):
@@ -182,7 +182,7 @@ def _scales(x, most, least):
         x = _halve(x)
         yield x
 
-def _enlarge(m, i, hw): return (F.interpolate(m, scale_factor=2**i, mode='bilinear') if i else m)[...,:hw[0],:hw[1]]
+def enlarge(m, i, hw): return (F.interpolate(m, scale_factor=2**i, mode='bilinear') if i else m)[...,:hw[0],:hw[1]]
 
 @err_maps
 @_exact
@@ -195,7 +195,7 @@ def msgms(
     "Gradient-magnitude error at several scales, averaged at full size."
     _positive(c=c)
     _require('scales', scales, lambda v: type(v) is int and v>=1, 'a whole number of at least 1')
-    maps = [_enlarge(_gms(*o, c), i, x.shape[-2:]) for i,o in enumerate(zip(*(_scales(o, scales, 8) for o in (x,xr))))]
+    maps = [enlarge(gradient_error(*o, c), i, x.shape[-2:]) for i,o in enumerate(zip(*(image_pyramid(o, scales, 8) for o in (x,xr))))]
     return (sum(maps)/len(maps))[:,0]
 
 # %% ../nbs/35_losses.ipynb #31e08cf2
@@ -243,7 +243,7 @@ class MSSSIMLoss(nn.Module):
 def _ms_ssim(x, xr, weights, window_size, data_range):
     "Multi-scale structural similarity, `b c`, in (0,1]."
     window = gaussian_window(window_size, 1.5, x.device)
-    parts = [_ssim(*o, window, data_range) for o in zip(*(_scales(o, len(weights), window_size) for o in (x,xr)))]
+    parts = [_ssim(*o, window, data_range) for o in zip(*(image_pyramid(o, len(weights), window_size) for o in (x,xr)))]
     maps = [cs for _,cs in parts[:-1]] + [parts[-1][0]*parts[-1][1]]
     ws = weights[:len(maps)]
     return math.prod(_keep_positive(m.mean((2,3)))**(w/sum(ws)) for m,w in zip(maps, ws))
@@ -374,7 +374,7 @@ def _with_settings(f, settings, name, given=0):
     if isinstance(f, nn.Module): known = []
     else: known = list(inspect.signature(f).parameters)[given:]
     for k in settings:
-        if k not in known: raise KeyError(f"unknown setting '{k}' of loss '{name}'.{nearest(k, known)}")
+        if k not in known: raise KeyError(f"unknown setting '{k}' of loss '{name}'.{did_you_mean(k, known)}")
     return partial(f, **settings) if settings else f
 
 def _label(o): return o if isinstance(o, str) else getattr(o, '__name__', type(o).__name__)
@@ -386,7 +386,7 @@ def _get_term(name, settings):
         if settings: f(*torch.zeros(2,1,1,8,8))                       # a wrong value is an error now, not at the first batch
         return f
     if not callable(name) and name not in losses:
-        raise KeyError(f"unknown error map or loss '{name}'.{nearest(name, [*err_maps, *losses])}")
+        raise KeyError(f"unknown error map or loss '{name}'.{did_you_mean(name, [*err_maps, *losses])}")
     return _with_settings(losses.get_fn(name), settings, _label(name))()
 
 def _get_weight(name, v):
@@ -403,7 +403,7 @@ class WeightedLoss(nn.Module):
         weights:dict # `{name, error map or loss: weight above 0}`, or in place of a weight `{'weight': …, **settings}`
     ):
         super().__init__()
-        if not weights: raise ValueError(f"a loss needs at least one term.{nearest('', [*err_maps, *losses])}")
+        if not weights: raise ValueError(f"a loss needs at least one term.{did_you_mean('', [*err_maps, *losses])}")
         terms = [(_get_term(k, s),w) for k,(w,s) in ((k,_get_weight(k, v)) for k,v in weights.items())]
         self.maps = [(f,w) for f,w in terms if not isinstance(f, nn.Module)]
         self.losses = nn.ModuleList(f for f,_ in terms if isinstance(f, nn.Module))
@@ -425,7 +425,7 @@ class MaskLoss(nn.Module):
         weights:dict # `{name or loss: weight above 0}`, or in place of a weight `{'weight': …, **settings}`
     ):
         super().__init__()
-        if not weights: raise ValueError(f"a loss on masks needs at least one term.{nearest('', list(mask_losses))}")
+        if not weights: raise ValueError(f"a loss on masks needs at least one term.{did_you_mean('', list(mask_losses))}")
         terms = [(_with_settings(mask_losses.get_fn(k), s, _label(k)),w) for k,(w,s) in ((k,_get_weight(k, v)) for k,v in weights.items())]
         self.losses,self.weights = nn.ModuleList(f if isinstance(f, nn.Module) else f() for f,_ in terms),[w for _,w in terms]
 

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from scipy.stats import rankdata
 from torch import nn, Tensor
 
-from .config import nearest
+from .config import did_you_mean
 from .data.defects import add_defects, default_kinds
 from .data.dataset import to_tensors
 from .models.base import BaseAutoencoder
@@ -98,7 +98,7 @@ class ScoringGraph(nn.Module):
     def _err_map(self, k, own):
         if k in err_maps: return err_maps[k]
         hint = '; only a model with a head has it' if k=='head' else ''
-        raise KeyError(f"no error map '{k}'{hint}.{nearest(k, [*err_maps, *own])}")
+        raise KeyError(f"no error map '{k}'{hint}.{did_you_mean(k, [*err_maps, *own])}")
 
     def forward(self,
         x:Tensor, # images, `b c h w`, in [0,1]

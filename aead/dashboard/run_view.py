@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..files import load_yaml
-from ..config import Config, config_from_dict, nearest
+from ..config import Config, config_from_dict, did_you_mean
 from ..data.catalog import read_catalog
 from ..data.preprocessing import read_image, read_mask, resize_image, restore_map
 from ..losses import err_maps
@@ -169,7 +169,7 @@ def error_map(self:RunView,
     with torch.no_grad():
         if k in s.maps: m = s.maps[k]
         elif k in err_maps: m = err_maps[k](s.x, s.xr)
-        elif k!='attention': raise KeyError(f"{model.name} has no map '{k}'.{nearest(k, [*s.maps, *err_maps])}")
+        elif k!='attention': raise KeyError(f"{model.name} has no map '{k}'.{did_you_mean(k, [*s.maps, *err_maps])}")
         elif not hasattr(model, 'attention_rollout'): raise ValueError(f'{model.name} has no attention to show; vit_ae has')
         else: m = model.attention_rollout(s.x)
     return m[0].float().cpu().numpy()

@@ -16,7 +16,7 @@ from ..config import list_recipes
 from ..data.catalog import layouts
 from ..data.defects import add_defects, defect_makers
 from ..data.dataset import ImageDataset
-from ..data.audit import audit_catalog, describe_audit, null_auroc
+from ..data.audit import audit_catalog, describe_audit, nearest_neighbour_auroc
 from ..models.zoo import model_registry
 from ..viz.images import to_rgb
 from ..viz.curves import colors, make_figure
@@ -79,7 +79,7 @@ def look_again(self:DataPanel):
         t = self.view.images
         if not (t.split=='train').any(): raise ValueError('these results come without the catalog of the training images: there is nothing to compare the test with')
         found = audit_catalog(t, warn=False)
-        self.audit.value = as_text(describe_audit(found, int((t.split=='test').sum()), null_auroc(t)))
+        self.audit.value = as_text(describe_audit(found, int((t.split=='test').sum()), nearest_neighbour_auroc(t)))
         row = dict(zip(t.path, t.index))
         f = found.drop_duplicates('path')[:8]
         self.found.value = '' if f.empty else f'<p>Test images, and below each its twin among those that fitted the model, the first {len(f)}:</p>'

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from PIL import Image
 
 from ..files import atomic_write, SCHEMA
-from ..config import nearest, Registry
+from ..config import did_you_mean, Registry
 
 # %% ../../nbs/10_data.catalog.ipynb #c1571620
 columns = ['path','label','defect','mask','group','split'] # of every catalog, in this order
@@ -71,7 +71,7 @@ def _categories(path, probe, category, layout):
     if not found: raise _mismatch(path, layout, f"{probe}/ in it or in its subfolders")
     if category is None: return found
     names = {o.name: o for o in found}
-    if category not in names: raise KeyError(f"no category '{category}' in {path}.{nearest(category, list(names))}")
+    if category not in names: raise KeyError(f"no category '{category}' in {path}.{did_you_mean(category, list(names))}")
     return [names[category]]
 
 def _by_category(path, probe, category, layout, read):
@@ -182,7 +182,7 @@ def csv(path, # a CSV file, or a folder with a `catalog.csv`
 
 def _one_category(df, category, file):
     names = sorted(set(df.get('category', [])))
-    if category not in names: raise KeyError(f"no category '{category}' in {file}.{nearest(category, names)}")
+    if category not in names: raise KeyError(f"no category '{category}' in {file}.{did_you_mean(category, names)}")
     return df[df.category==category].reset_index(drop=True)
 
 # %% ../../nbs/10_data.catalog.ipynb #cac20d3f

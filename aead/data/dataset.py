@@ -14,7 +14,7 @@ from itertools import islice
 import numpy as np, pandas as pd, torch
 from torch.utils.data import Dataset
 
-from ..config import nearest
+from ..config import did_you_mean
 from .preprocessing import read_image, read_mask, resize_image
 from .augmentation import augment, get_train_augmentations, sample_seed
 from .defects import add_defects
@@ -81,7 +81,7 @@ def train_pipeline(
     kw = augment if isinstance(augment, dict) else {}
     known = list(inspect.signature(get_train_augmentations).parameters)[2:]
     for k in kw:
-        if k not in known: raise KeyError(f"unknown key '{k}' in data.augment.{nearest(k, known)}")
+        if k not in known: raise KeyError(f"unknown key '{k}' in data.augment.{did_you_mean(k, known)}")
     return get_train_augmentations(hw, resize, **kw)
 
 _one_at_a_time = threading.Lock() # a pipeline has one random state, which threads would share

@@ -20,7 +20,7 @@ from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 from skimage import data as skdata, filters, measure, transform
 
-from ..config import nearest
+from ..config import did_you_mean
 from .catalog import layouts
 
 # %% ../../nbs/11_data.synthetic.ipynb #7f2067e8
@@ -42,7 +42,7 @@ def check_texture(
     name:str|None # a texture; None stands for all
 ):
     "Complains about a texture that there is not."
-    if name is not None and name not in textures: raise KeyError(f"unknown texture '{name}'.{nearest(name, list(textures))}")
+    if name is not None and name not in textures: raise KeyError(f"unknown texture '{name}'.{did_you_mean(name, list(textures))}")
 
 def _texture(name): check_texture(name); return textures[name]()
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn, Tensor
 
-from ..config import nearest, Registry
+from ..config import did_you_mean, Registry
 
 # %% ../../nbs/20_models.base.ipynb #77deea7b
 model_registry = Registry('model')
@@ -28,7 +28,7 @@ def model_settings(
     defaults = {k:p.default for k,p in inspect.signature(model_registry[name]).parameters.items()}
     given = ((config or {}).get('models') or {}).get(name) or {}
     for k in given:
-        if k not in defaults: raise KeyError(f"unknown setting '{k}' of model '{name}'.{nearest(k, list(defaults))}")
+        if k not in defaults: raise KeyError(f"unknown setting '{k}' of model '{name}'.{did_you_mean(k, list(defaults))}")
     return {**defaults, **given}
 
 # %% ../../nbs/20_models.base.ipynb #7a602faa
@@ -115,7 +115,7 @@ def get_choice(self:BaseAutoencoder,
 )->str: # its value
     "A setting that must be one of several names."
     v = self.settings[k]
-    if v not in list(names): raise KeyError(f"unknown {self.name}.{k} '{v}'.{nearest(v, list(names))}")
+    if v not in list(names): raise KeyError(f"unknown {self.name}.{k} '{v}'.{did_you_mean(v, list(names))}")
     return v
 
 # %% ../../nbs/20_models.base.ipynb #fa4ed140

@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import nn, Tensor
 
-from ..config import nearest, Registry
+from ..config import did_you_mean, Registry
 
 # %% ../../nbs/27_models.diffusion.ipynb #e629b257
 schedules = Registry('noise schedule')
@@ -112,7 +112,7 @@ predictions = {'noise': (lambda out,x,a,s: ((x-s*out)/a, out),        lambda x0,
                'v':     (lambda out,x,a,s: (a*x-s*out, s*x+a*out),    lambda x0,noise,a,s: a*noise-s*x0)}
 
 def _prediction(name):
-    if name not in predictions: raise KeyError(f"unknown prediction '{name}'.{nearest(name, list(predictions))}")
+    if name not in predictions: raise KeyError(f"unknown prediction '{name}'.{did_you_mean(name, list(predictions))}")
     return predictions[name]
 
 def get_x0_noise(

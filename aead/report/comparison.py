@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from .. import __version__
 from ..files import atomic_write
-from ..compare import compare_models, get_differences, get_disagreements, get_pairs, _one_fold, _shared
+from ..compare import compare_models, get_differences, get_disagreements, get_pairs, check_folds, shared_images
 from ..viz.images import get_example, overlay, to_rgb
 from ..viz.curves import fig_curves, plot_curves
 from ..viz.compare import fig_differences, fig_models, fig_pairs, plot_pairs
@@ -125,7 +125,7 @@ def write_comparison(
     path = Path(path)
     rows = compare_models(results, metric) if rows is None else rows
     results = {r['model']: results[r['model']] for r in rows}
-    shared = _shared({k: _one_fold(o, k) for k,o in results.items()})
+    shared = shared_images({k: check_folds(o, k) for k,o in results.items()})
     runs = {k: v[1:] for k,v in (pictures or {}).items()} if pictures and set(pictures)==set(results) else {}
     tables = {k: pictures[k][0].set_index(results[k].path.to_numpy()) for k in runs}
     runs = {k: runs[k] for k in results if k in runs}

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt, numpy as np, torch
 from einops import rearrange
 
 from ..models.diffusion import sample_ddim
-from ..losses import _enlarge, _gms, _scales
+from ..losses import enlarge, gradient_error, image_pyramid
 from .images import _draw_contour, _Figure, _grid, heat_colors, heat_limit, _numpy, overlay, to_rgb
 
 # %% ../../nbs/72_viz.explain.ipynb #6c66420d
@@ -45,8 +45,8 @@ def get_residuals(
     if type(scales) is not int or scales<1: raise ValueError(f'scales must be a whole number of at least 1, got {scales!r}')
     def look(x):
         xr,own = model.reconstruct(x)
-        pairs = zip(*(_scales(o.float(), scales, 8) for o in (x,xr)))
-        edges = {f'1/{2**i}': _numpy(_enlarge(_gms(*o, c), i, x.shape[-2:])[0,0]) for i,o in enumerate(pairs)}
+        pairs = zip(*(image_pyramid(o.float(), scales, 8) for o in (x,xr)))
+        edges = {f'1/{2**i}': _numpy(enlarge(gradient_error(*o, c), i, x.shape[-2:])[0,0]) for i,o in enumerate(pairs)}
         return {'image': _numpy(rearrange(x[0], 'c h w -> h w c')), 'xr': _numpy(rearrange(xr[0], 'c h w -> h w c')), 'maps': {'gradients': edges, **_numbered(own)}}
     return _one_image(model, image, look)
 

@@ -92,7 +92,7 @@ def like_synthetic(root):
     plan = plan_synthetic(**kw)
     return {str(root/o.path): (o.defect, m if o.label else None) for o,(_,m) in zip(plan.itertuples(), synthetic_images(plan, 48))}
 
-helpers = dict(synthetic=like_synthetic, mvtec=like_mvtec, btad=like_btad, visa=like_visa, mtd=like_mtd, folder=like_folder, csv=like_csv)
+generators = dict(synthetic=like_synthetic, mvtec=like_mvtec, btad=like_btad, visa=like_visa, mtd=like_mtd, folder=like_folder, csv=like_csv)
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
@@ -102,13 +102,13 @@ def made(tmp_path_factory):
         if layout not in done:
             root = tmp_path_factory.mktemp(layout)/f'data {layout} ü'
             root.mkdir()
-            done[layout] = root, helpers[layout](root)
+            done[layout] = root, generators[layout](root)
         return done[layout]
     return make
 
 every_layout = pytest.mark.parametrize('layout', sorted(layouts))
 
-def test_every_layout_has_a_generator(): assert set(helpers)==set(layouts)
+def test_every_layout_has_a_generator(): assert set(generators)==set(layouts)
 
 # --- the contract of a layout
 

@@ -9,7 +9,7 @@ from aead.learner import StepLoss
 from aead.losses import MaskLoss, WeightedLoss
 from aead.models.base import model_registry
 from aead.models.head import DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, local_contrast, standardize
-from aead.models.memory import PatchMemory, pick_spread
+from aead.models.memory import PatchMemory, k_center_greedy
 from aead.models.zoo import build_model
 
 from ..helpers import TINY
@@ -109,7 +109,7 @@ def test_memory_does_not_depend_on_batches_and_skips_padding(headed, pictures):
 @pytest.mark.parametrize('n,k', [(50,7),(50,50),(5,9),(1,1)])
 def test_pick_spread_is_greedy(n, k, rng):
     x = torch.tensor(rng.normal(size=(n,4)), dtype=torch.float64)
-    got,want = pick_spread(x, k).tolist(),[int(((x-x.mean(0))**2).sum(1).argmin())]
+    got,want = k_center_greedy(x, k).tolist(),[int(((x-x.mean(0))**2).sum(1).argmin())]
     while len(want) < min(n, k): want.append(int(torch.cdist(x, x[want]).amin(1).argmax()))
     assert got==want
 

@@ -5,7 +5,7 @@ from sklearn.metrics import roc_auc_score
 from aead.data.catalog import load_catalog
 from aead.data.splits import split_catalog
 from aead.data.audit import baselines, score_baseline
-from aead.runs.crossval import run_protocol, scores_file, summarize_protocol, unseen_auroc
+from aead.runs.crossval import cross_validate, scores_file, summarize_folds, unseen_auroc
 
 from ..helpers import TINY, make_layout
 
@@ -19,12 +19,12 @@ def kw(tiles, tmp_path): return dict(table=tmp_path/'t.csv', data=tiles, layout=
 
 def test_rows_are_made_once(kw, monkeypatch):
     import aead.runs.crossval as p
-    t = run_protocol({'plain': PLAIN}, **kw)
+    t = cross_validate({'plain': PLAIN}, **kw)
     assert len(t)==1 and t.image_auroc.between(0, 1).all() and t.unseen_auroc.between(0, 1).all() and t.minutes.ge(0).all()
     monkeypatch.setattr(p, 'train_run', lambda *a, **k: pytest.fail('made again'))
-    assert run_protocol({'plain': PLAIN}, **kw).equals(t)
+    assert cross_validate({'plain': PLAIN}, **kw).equals(t)
     monkeypatch.undo()
-    t = run_protocol({'plain': PLAIN, 'nearest neighbour': None}, **{**kw, 'seeds': (0,1)})
+    t = cross_validate({'plain': PLAIN, 'nearest neighbour': None}, **{**kw, 'seeds': (0,1)})
     assert t[['variant','seed']].values.tolist()==[['plain',0],['plain',1],['nearest neighbour',0]]
 
 def test_what_was_cut_off_goes_on(kw, monkeypatch):
@@ -32,22 +32,22 @@ def test_what_was_cut_off_goes_on(kw, monkeypatch):
     real = p._keep
     with monkeypatch.context() as m:
         m.setattr(p, '_keep', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt): run_protocol({'plain': PLAIN}, **kw)
+        with pytest.raises(KeyboardInterrupt): cross_validate({'plain': PLAIN}, **kw)
     assert not kw['table'].exists()
     seen = []
     monkeypatch.setattr(p, '_keep', lambda *a: (seen.append(a), real(*a)))
     with monkeypatch.context() as m:
         m.setattr('aead.learner.AnomalyLearner.fit_one_cycle', lambda *a, **k: pytest.fail('trained again'), raising=False)
-        run_protocol({'plain': PLAIN}, **kw)
+        cross_validate({'plain': PLAIN}, **kw)
     assert len(seen)==1
 
 def test_scores_match_the_table(kw):
-    t = run_protocol({'plain': PLAIN, **dict.fromkeys(baselines)}, **{**kw, 'folds': (0,1)})
+    t = cross_validate({'plain': PLAIN, **dict.fromkeys(baselines)}, **{**kw, 'folds': (0,1)})
     s = pd.read_csv(scores_file(kw['table']))
     for r in t.itertuples():
         o = s[(s.variant==r.variant) & (s.fold==r.fold)]
         assert abs(roc_auc_score(o.label, o.score)-r.image_auroc) < 1e-3 and not o.path.str.startswith('/').any()
-    m = summarize_protocol(kw['table'], n=50).set_index('variant')
+    m = summarize_folds(kw['table'], n=50).set_index('variant')
     for v,o in t.groupby('variant'): assert abs(m.image_auroc[v]-o.image_auroc.mean()) < 1e-3 and m.folds[v]==2
 
 def test_mean_over_folds_does_not_pool(tmp_path):
@@ -61,7 +61,7 @@ def test_mean_over_folds_does_not_pool(tmp_path):
     for shift in (0,100):
         s.assign(score=s.score+shift*s.fold).to_csv(tmp_path/'t_scores.csv', index=False)
         pd.DataFrame({'variant':'a', 'split':'grouped', 'fold':[0,1], 'seed':0}).to_csv(tmp_path/'t.csv', index=False)
-        out.append(summarize_protocol(tmp_path/'t.csv', n=100).iloc[0])
+        out.append(summarize_folds(tmp_path/'t.csv', n=100).iloc[0])
     want = np.mean([roc_auc_score(o.label, o.score) for _,o in s.groupby('fold')])
     assert abs(out[0].image_auroc-want) < 1e-9 and out[0].low < want < out[0].high
     assert np.allclose(out[0][['image_auroc','low','high']].astype(float), out[1][['image_auroc','low','high']].astype(float))
@@ -81,6 +81,6 @@ def test_unseen(rng):
 
 @pytest.mark.parametrize('kw2,error', [({'data':'nowhere'}, FileNotFoundError), ({'layout':'mtdd'}, KeyError), ({'splits':('grupped',)}, KeyError)])
 def test_bad_input(kw, kw2, error):
-    with pytest.raises(error): run_protocol({'plain': PLAIN}, **{**kw, **kw2})
-    with pytest.raises(KeyError, match='nearest neighbour'): run_protocol({'nearest': None}, **kw)
+    with pytest.raises(error): cross_validate({'plain': PLAIN}, **{**kw, **kw2})
+    with pytest.raises(KeyError, match='nearest neighbour'): cross_validate({'nearest': None}, **kw)
     assert not kw['table'].exists()

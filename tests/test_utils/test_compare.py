@@ -9,7 +9,7 @@ from aead.runs.benchmark import get_costs
 from aead.compare import get_differences, get_disagreements, get_pairs
 from aead.report.comparison import write_comparison
 from aead.metrics import image_metrics
-from aead.runs.crossval import run_protocol, scores_file
+from aead.runs.crossval import cross_validate, scores_file
 from aead.compare import compare_models, format_comparison, save_comparison
 from aead.runs.folder import load_metrics, load_results
 from aead.runs.train import train_run
@@ -40,7 +40,7 @@ def test_real_runs(cfg, tmp_path):
 def test_scores_of_a_protocol(tmp_path):
     d = make_layout(tmp_path/'mtd', 'mtd')
     plain = dict(model='cnn_ae', models={'cnn_ae': TINY['cnn_ae']}, size=32, epochs=1, bs=8)
-    run_protocol({'plain': plain, 'nearest neighbour': None}, tmp_path/'t.csv', d, 'mtd', folds=(0,), out=tmp_path/'runs', device='cpu')
+    cross_validate({'plain': plain, 'nearest neighbour': None}, tmp_path/'t.csv', d, 'mtd', folds=(0,), out=tmp_path/'runs', device='cpu')
     t = load_results(scores_file(tmp_path/'t.csv'))
     assert set(t.model)=={'plain','nearest neighbour'}
     rows = {r['model']: r for r in compare_models(t, n=50)}

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np, pytest, yaml
 
 from aead.files import SCHEMA, atomic_write, load_yaml, save_yaml
-from aead.config import Config, DataConfig, DetectConfig, Registry, TrainConfig, config_from_dict, config_to_dict, list_recipes, load_recipe, make_config, nearest
+from aead.config import Config, DataConfig, DetectConfig, Registry, TrainConfig, config_from_dict, config_to_dict, list_recipes, load_recipe, make_config, did_you_mean
 
 # --- round trips
 
@@ -170,5 +170,5 @@ def test_registry():
     with pytest.raises(KeyError): reg.get_fn('pear')
 
 def test_nearest():
-    assert "Did you mean 'size'" in nearest('sise', ['size','fold']) and 'Did you' not in nearest('zzz', ['size','fold'])
-    assert nearest('a', []).endswith('nothing yet.')
+    assert "Did you mean 'size'" in did_you_mean('sise', ['size','fold']) and 'Did you' not in did_you_mean('zzz', ['size','fold'])
+    assert did_you_mean('a', []).endswith('nothing yet.')
