@@ -420,6 +420,8 @@ METRICS = {o[0]: Metric(*o) for o in (
     ('image_auroc', 'image AUROC', '', 'Probability that a defective image scores above a good one: 0.5 is chance, 1 is perfect. Needs no threshold.'),
     ('image_ap', 'image AP', '', 'Average precision of the images ranked by score. It depends on the share of defective images.'),
     ('image_f1_max', 'image F1-max', '', 'F1 of the images at the threshold that suits the test images best, which is optimistic.'),
+    ('image_detection_at_far_5', 'detection rate at 5 % false alarms', '%', 'Share of the defective images that are found where the ROC curve passes a false-alarm rate of 5 %.'),
+    ('image_balanced_accuracy_max', 'balanced accuracy', '', 'Mean of detection rate and specificity at the threshold that suits the test images best, which is optimistic.'),
     ('pixel_auroc', 'pixel AUROC', '', 'Probability that a defect pixel scores above a good one. Large defects dominate.'),
     ('pixel_ap', 'pixel AP', '', 'Average precision of the pixels ranked by anomaly score.'),
     ('pixel_f1_max', 'pixel F1-max', '', 'F1 of the pixels at the threshold that suits the test images best, which is optimistic.'),

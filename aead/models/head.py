@@ -171,7 +171,7 @@ class HeadedAutoencoder(BaseAutoencoder):
         if self.memory is None: return Recon(xr, {**maps, 'head': logits})
         return Recon(xr, {**maps, 'head': logits, 'memory': self._enlarge(self.memory(seen), x)})
 
-    def enlarge(self, m, x):
+    def _enlarge(self, m, x):
         "`m`, at a part of the size, as a map of `x`'s."
         return F.interpolate(m[:,None], scale_factor=float(min(4, self.head.stride)), mode='bilinear')[:, 0, :x.shape[-2], :x.shape[-1]]
 
