@@ -10,14 +10,14 @@ import ipywidgets as w, numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..calibration import outcome
-from ..viz.curves import plot_histogram, plot_scores, _roc_at
+from ..viz.curves import plot_histogram, plot_roc_at, plot_scores
 from ..report.run import Markup
 from .base import as_text, Chart, Gallery, Panel, to_png
 from .run_view import pictures
 
 # %% ../../nbs/94_dashboard.explorer.ipynb #e4d83b0d
 # Charts by name, `(table, thr) -> plotly figure`, with a mark for each image.
-charts = {'classes': plot_scores, 'histogram': plot_histogram, 'ROC': _roc_at}
+charts = {'classes': plot_scores, 'histogram': plot_histogram, 'ROC': plot_roc_at}
 
 class ExplorerPanel(Panel):
     "A chart to click on, a gallery that filters, and one image with its views."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['curve_kinds', 'colors', 'get_curve', 'get_pro_curve', 'fig_curves', 'plot_curves', 'get_roc_points', 'plot_roc',
            'plot_scores', 'fig_distributions', 'plot_distributions', 'get_history', 'fig_history', 'plot_history',
-           'get_class_scores', 'fig_scores', 'fig_roc', 'fig_pr', 'make_figure', 'plot_histogram']
+           'get_class_scores', 'fig_scores', 'fig_roc', 'fig_pr', 'make_figure', 'plot_histogram', 'plot_roc_at']
 
 # %% ../../nbs/71_viz.curves.ipynb #e5bb4c26
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -377,9 +377,14 @@ def plot_histogram(
     if threshold is not None: fig.add_vline(x=threshold, line_dash='dash', line_color='black')
     return fig
 
-def _roc_at(table, threshold=None, height=300):
-    "The ROC curve, and on it the threshold."
+def plot_roc_at(
+    table:pd.DataFrame, # a row per image: `label score path`, good and defective ones
+    threshold:float|None=None, # scores above it are flagged; marked with a cross on the curve; None: no cross
+    height:int=300 # pixels
+): # a plotly figure; `customdata` of a point is its image's position in `table`
+    "The ROC curve with a point for each image, and the threshold in use."
     fig,good = plot_roc(table, 0, height),table.label==0
-    if threshold is not None:
-        fig.add_scatter(x=[(table.score[good]>threshold).mean()], y=[(table.score[~good]>threshold).mean()], mode='markers', name='threshold', hoverinfo='skip', marker=dict(symbol='x', size=11, color='black'))
-    return fig
+    if threshold is None: return fig
+    flagged = table.score>threshold
+    return fig.add_scatter(x=[flagged[good].mean()], y=[flagged[~good].mean()], mode='markers', name='threshold', hoverinfo='skip',
+                           marker=dict(symbol='x', size=11, color='black'))

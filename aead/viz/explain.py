@@ -14,7 +14,7 @@ from einops import rearrange
 
 from ..models.diffusion import sample_ddim
 from ..losses import enlarge, gradient_error, image_pyramid
-from .images import _draw_contour, _Figure, _grid, heat_colors, heat_limit, _numpy, overlay, to_rgb
+from .images import draw_contour, _Figure, _grid, heat_colors, heat_limit, _numpy, overlay, to_rgb
 
 # %% ../../nbs/72_viz.explain.ipynb #6c66420d
 def _one_image(model, image, f):
@@ -69,7 +69,7 @@ def fig_residuals(
     fig = _Figure((cols+1)*size+.9, max(2, len(maps))*(size+.2))
     left,right = fig.subfigures(1, 2, width_ratios=[size, cols*size+.9])
     for ax,o,k in zip(left.subplots(2, 1), (residuals['image'],residuals['xr']), ('image','reconstruction')):
-        ax.imshow(_clip(o)); ax.set_title(k, fontsize=8); ax.set_axis_off(); _draw_contour(ax, mask if k=='image' else None)
+        ax.imshow(_clip(o)); ax.set_title(k, fontsize=8); ax.set_axis_off(); draw_contour(ax, mask if k=='image' else None)
     axs = right.subplots(len(maps), cols, squeeze=False)
     for ax in axs.flat: ax.set_axis_off()
     for row,(k,o) in zip(axs, maps.items()):
