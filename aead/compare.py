@@ -150,18 +150,25 @@ def get_differences(
 
 # %% ../nbs/62_compare.ipynb #92dc609b
 def get_disagreements(
-    results:dict, # tables of scores by name, as `load_results` gives them
-    n:int=8 # images, at most
-)->pd.DataFrame: # a row per image: `path label defect`, `called` (names of the runs that call it defective), `apart` (largest difference of its rank among the scores, in shares of all), `split` (do the decisions differ)
-    "The images on which runs disagree most."
+    results:Dict[str,pd.DataFrame], # a table of scores per run: `path label group score`; `decision` (1 defect, 0 good, or missing) where it was taken
+    n:int|None=8 # images, at most; None: all that the runs share
+)->pd.DataFrame: # a row per image: `path label defect flagged apart differ ranks decisions rows`
+    """The images that all runs share, in the order of their disagreement. `flagged`: names of the runs that predict a defect. `apart`: largest difference of the image's rank
+    among the scores, in [0,1]. `differ`: whether all runs decided, and not alike; these images come first, then the largest `apart`. `ranks`, `decisions` (1., 0. or NaN)
+    and `rows` (the image's index in the table of the run) are dicts by run."""
     if len(results)<2: raise ValueError(f'a disagreement needs at least two runs, got {len(results)}')
-    t = {k: o.drop_duplicates('path').set_index('path') for k,o in shared_images({k: check_folds(o, k) for k,o in results.items()}).items()}
+    t = shared_images({k: check_folds(o, k).assign(row=o.index) for k,o in results.items()})
+    t = {k: o.drop_duplicates('path').set_index('path') for k,o in t.items()}
     first = next(iter(t.values()))
-    ranks = pd.DataFrame({k: o.score.rank(pct=True) for k,o in t.items()}, index=first.index)
-    calls = pd.DataFrame({k: get_decisions(o) for k,o in t.items()}, index=first.index)
-    out = pd.DataFrame({'label': first.label, 'defect': first.defect if 'defect' in first else '', 'called': [[k for k in t if calls.at[p,k]==1] for p in first.index],
-                        'apart': ranks.max(axis=1)-ranks.min(axis=1), 'split': calls.notna().all(axis=1) & (calls.nunique(axis=1)>1)})
-    return out.sort_values(['split','apart'], ascending=False, kind='stable').head(n).reset_index()
+    def by_run(f): return pd.DataFrame({k: f(o) for k,o in t.items()}, index=first.index)
+    ranks,decisions,rows = by_run(lambda o: o.score.rank(pct=True)),by_run(get_decisions),by_run(lambda o: o.row)
+    out = pd.DataFrame({'label': first.label, 'defect': first.defect if 'defect' in first else ''})
+    out['flagged'] = [[k for k in t if o[k]==1] for o in decisions.to_dict('records')]
+    out['apart'] = ranks.max(axis=1)-ranks.min(axis=1)
+    out['differ'] = decisions.notna().all(axis=1) & (decisions.nunique(axis=1)>1)
+    for k,o in dict(ranks=ranks, decisions=decisions, rows=rows).items(): out[k] = o.to_dict('records')
+    out = out.sort_values(['differ','apart'], ascending=False, kind='stable')
+    return (out if n is None else out.head(n)).reset_index()
 
 # %% ../nbs/62_compare.ipynb #dd0dcd37
 def get_pairs(

@@ -28,7 +28,7 @@ class DetectionGraph(nn.Module):
         super().__init__()
         c = det.calibration
         self.scoring,self.n_groups,self.threshold = det.graph,c.n_groups,det.threshold      # an attribute `graph` would be in the way of the exporter
-        self.register_buffer('scores', torch.tensor(c.scores)); self.register_buffer('votes', torch.tensor(c._above[:-1]-c._above[1:]))
+        self.register_buffer('scores', torch.tensor(c.scores)); self.register_buffer('votes', torch.tensor(c.votes))
 
     def forward(self,
         x:Tensor, # images, `b c h w`, in [0,1]

@@ -74,14 +74,14 @@ def _card(r, runs, tables):
     "An image on which runs disagree, as each of them sees it."
     views = _views(r.path, runs, tables)
     if runs and not views: return tag('figure', tag('div', 'the image cannot be read here', class_='gap', style='aspect-ratio:4'), class_='card')
-    said = lambda k: k if k=='image' else f'{k}: {"defective" if k in r.called else "good"}'
+    said = lambda k: k if k=='image' else f'{k}: {"defective" if k in r.flagged else "good"}'
     one = lambda k,a: tag('figure', tag('img', src=_jpeg(a, 200), alt=f'{k}, {_where(r.path)}') if a is not None else tag('div', 'no anomaly map', class_='gap', style='aspect-ratio:1'), tag('figcaption', k))
-    words = tag('figcaption', tag('b', str(r.defect)), f' · called defective by {", ".join(r.called) or "none"}', tag('small', _where(r.path)))
+    words = tag('figcaption', tag('b', str(r.defect)), f' · called defective by {", ".join(r.flagged) or "none"}', tag('small', _where(r.path)))
     return tag('figure', tag('div', *[one(said(k), a) for k,a in views], class_='strip'), words, class_='card')
 
 def _disagreements(d, *where):
     "Cards of the images on which runs disagree."
-    if not d.split.any(): note = 'No decision differs (or some are missing); these are the images whose rank among the scores differs most.'
+    if not d.differ.any(): note = 'No decision differs (or some are missing); these are the images whose rank among the scores differs most.'
     else: note = 'Images that some call defective and others do not, those first whose rank among the scores differs most. The true defect is outlined.'
     return [tag('p', note), tag('div', *[_card(r, *where) for r in d.itertuples()], class_='cards')]
 

@@ -129,8 +129,8 @@ def test_disagreements_are_found():
     b['decision'] = (b.score>1).astype(int)
     g = get_disagreements({'a': a, 'b': b}, 3)
     want = [f'{i}.png' for i in (4,7) if a.decision[i]!=b.decision[i]]
-    assert set(g.path[g.split])==set(want) and '4.png' in want and g.called[list(g.path).index('4.png')]==['b']
-    assert not get_disagreements({'a': a.assign(decision=np.nan), 'b': b}).split.any()
+    assert set(g.path[g.differ])==set(want) and '4.png' in want and g.flagged[list(g.path).index('4.png')]==['b']
+    assert not get_disagreements({'a': a.assign(decision=np.nan), 'b': b}).differ.any()
 
 def test_pairs_image_by_image():
     a,b = called(0, 1.),called(1, 1.)
