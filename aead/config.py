@@ -35,11 +35,19 @@ class Registry(dict):
 
     def __call__(self, f):
         "Register `f` under its own name (a decorator)."
-        name,old = f.__name__,self.get(f.__name__)
-        if old is not None and f.__module__!=old.__module__ and '__main__' not in (f.__module__, old.__module__):
-            raise ValueError(f"{self.kind} '{name}' of {f.__module__} is already taken by {old.__module__}")
-        self[name] = f
-        return f
+        return self.named(f.__name__)(f)
+
+    def named(self,
+        name:str # what users write
+    ): # a decorator
+        "Register a function under `name`, where that differs from the function's own name: `@reg.named('csv')`."
+        def add(f):
+            old = self.get(name)
+            if old is not None and f.__module__!=old.__module__ and '__main__' not in (f.__module__, old.__module__):
+                raise ValueError(f"{self.kind} '{name}' of {f.__module__} is already taken by {old.__module__}")
+            self[name] = f
+            return f
+        return add
 
     def __missing__(self, name): raise KeyError(f"unknown {self.kind} '{name}'.{did_you_mean(name, list(self))}")
     def get_fn(self,

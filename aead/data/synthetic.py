@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['textures', 'defect_kinds', 'check_texture', 'plan_synthetic', 'get_scene', 'expose', 'synthetic_images',
-           'load_synthetic', 'make_synthetic', 'synthetic']
+           'load_synthetic', 'make_synthetic', 'read_synthetic']
 
 # %% ../../nbs/11_data.synthetic.ipynb #d39ed2eb
 import json, os
@@ -370,8 +370,8 @@ def make_synthetic(
     return load_synthetic(path)
 
 # %% ../../nbs/11_data.synthetic.ipynb #977eae36
-@layouts
-def synthetic(path, # folder that `make_synthetic` wrote
+@layouts.named('synthetic')
+def read_synthetic(path, # folder that `make_synthetic` wrote
               category:str|None=None # one texture; None: all
              )->pd.DataFrame: # catalog
     "The embedded data set, as `make_synthetic` writes it."
