@@ -402,7 +402,7 @@ def test_calibrate(run, part, tmp_path, cmd):
     refused(cmd('calibrate', '--run', tmp_path/'no'), 'no run folder', name='calibrate')
     assert tree(run)==kept
     res = cmd('calibrate', '--run', run, '--far', .01, '--inspect', .5)
-    assert res.status==0 and 'no threshold: a false-alarm rate of 0.01 cannot be promised from 12 groups' in res.out
+    assert res.status==0 and 'no threshold: a false-alarm rate of 0.01 cannot be guaranteed from 12 groups' in res.out
 
 def test_calibrate_when_the_images_are_gone(run, part, tmp_path, cmd, monkeypatch):
     import aead.runs.score

@@ -1,9 +1,9 @@
-"""p-values against a plain computation, thresholds against p-values, and the promise by simulation."""
+"""p-values against a plain computation, thresholds against p-values, and the guarantee by simulation."""
 import json
 
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 
-from aead.calibration import Calibration
+from aead.calibration import Calibration, benjamini_hochberg, cost_thresholds, get_answers
 
 def plain_p(s, scores, groups):
     "The definition: each group has one vote, shared by its images; the new image votes for itself."
@@ -52,7 +52,7 @@ def test_threshold_and_p_value_agree(seed):
             assert thr is None and f'{n} groups' in why
             continue
         assert why=='' and thr in scores
-        assert (p[new>thr] <= far+1e-8).all()               # what is called defective is that unusual
+        assert (p[new>thr] <= far+1e-8).all()               # what is flagged is that unusual
         assert (p[new<=thr] > far+1e-10).all()              # and nothing that unusual is let through: the lowest threshold
 
 def test_the_number_of_groups_that_it_asks_for_is_enough():
@@ -64,9 +64,9 @@ def test_the_number_of_groups_that_it_asks_for_is_enough():
         assert enough(n) and not enough(n-1)
 
 @pytest.mark.parametrize('far', [.05,.1,.2])
-@pytest.mark.parametrize('linked', [False,True])
-def test_the_promise(far, linked, trials=1500):
-    "Parts differ, and parts with many photographs differ more: a new image of a new part is still called defective at most that often."
+@pytest.mark.parametrize('linked', [False,True], ids=['sizes unrelated to scores','larger groups score lower'])
+def test_the_guarantee(far, linked, trials=1500):
+    "Parts differ, and parts with many photographs differ more: a new image of a new part is still flagged at most that often."
     rng,wrong,naive = np.random.default_rng(1),[],[]
     for _ in range(trials):
         size = rng.integers(1, 9, 20)
@@ -83,7 +83,7 @@ def test_the_promise(far, linked, trials=1500):
     if linked: assert np.mean(naive) > far+4*se             # counting images instead of parts breaks it
 
 @pytest.mark.parametrize('n,far', [(4,.2),(9,.1),(19,.05),(19,.1),(99,.05)])
-def test_the_promise_is_exact_for_single_images(n, far, trials=4000):
+def test_the_guarantee_is_exact_for_single_images(n, far, trials=4000):
     rng = np.random.default_rng(0)
     draws = rng.normal(size=(trials, n+1))
     rate = np.mean([o[n] > Calibration(o[:n], np.arange(n)).threshold(far)[0] for o in draws])
@@ -97,7 +97,8 @@ def test_survives_json(seed):
     new = np.concatenate([scores, rng.normal(size=30)])
     assert np.array_equal(again.p_value(new), cal.p_value(new)) and again.threshold(.5)==cal.threshold(.5) and again.n_groups==len(set(groups))
 
-@pytest.mark.parametrize('scores,groups', [([],[]), ([1.],[]), ([1.,2.],['a']), ([[1.]],[['a']]), ([1.,np.nan],['a','b']), ([np.inf],['a'])])
+@pytest.mark.parametrize('scores,groups', [([],[]), ([1.],[]), ([1.,2.],['a']), ([[1.]],[['a']]), ([1.,np.nan],['a','b']), ([np.inf],['a'])],
+                         ids=['none','no group','one group short','two axes','nan','infinite'])
 def test_scores_that_cannot_calibrate(scores, groups):
     with pytest.raises(ValueError, match='calibration'): Calibration(scores, groups)
 
@@ -105,10 +106,65 @@ def test_scores_that_cannot_calibrate(scores, groups):
 def test_rates_out_of_range(far):
     with pytest.raises(ValueError, match='between 0 and 1'): Calibration([1.,2.], ['a','b']).threshold(far)
 
-def test_the_detector_keeps_the_same_promise(detector, synth):
+def test_the_detector_keeps_the_same_guarantee(detector, synth):
     df = detector.predict(synth[synth.split=='cal'])
     g = synth.group[synth.split=='cal'].tolist()
     assert np.allclose(df.p_value, [plain_p(s, df.score, g) for s in df.score], atol=1e-9)
     assert detector.calibration.n_groups==len(set(g)) and detector.threshold in detector.calibration.scores
     d = detector.decide(np.linspace(df.score.min()-1, df.score.max()+1, 101))
     assert ((d.decision==1)==(d.p_value<=.2+1e-9)).all() and set(d.decision)=={0,1}
+
+# --- answers, batches, costs
+
+@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('inspect', [None,.3], ids=['two answers','with inspection'])
+def test_answers_are_those_of_the_decisions(seed, inspect):
+    scores,groups,rng = random_case(seed)
+    cal,far = Calibration(scores, groups),.2
+    new = np.concatenate([scores, rng.normal(0, 2, 20)])
+    thr,_ = cal.threshold(far)
+    p = cal.p_value(new)
+    decision = pd.array([None]*len(new) if thr is None else new>thr, dtype='Int64')
+    got = get_answers(decision, p, inspect)
+    for d,q,a in zip(decision, p, got):
+        unusual = inspect is not None and q<=inspect+1e-12
+        assert a==('reject' if d is not pd.NA and d else 'inspect' if unusual else None if d is pd.NA else 'accept')
+    if thr is not None: assert got.tolist()==cal.answers(new, far, inspect).tolist()
+
+def step_up(p, fdr):
+    "The largest `k` for which the `k`-th smallest p-value is at most `k/n` of the rate."
+    o = np.sort(p)
+    k = np.flatnonzero(o <= fdr*np.arange(1, len(p)+1)/len(p))
+    return p <= o[k[-1]] if len(k) else np.zeros(len(p), bool)
+
+@pytest.mark.parametrize('seed', range(50))
+def test_benjamini_hochberg_by_steps(seed):
+    rng = np.random.default_rng(seed)
+    p = np.r_[rng.random(30), rng.random(rng.integers(0, 20))*.05]
+    for fdr in (.05,.2,.5): assert benjamini_hochberg(p, fdr).tolist()==step_up(p, fdr).tolist()
+
+def cheapest(df, miss, alarm, share, inspection):
+    "The lowest cost of all pairs of thresholds."
+    s,y,out = df.score.to_numpy(),df.label.to_numpy(),[]
+    at = np.r_[-np.inf, s]
+    for lo in at:
+        for hi in at[at>=lo]:
+            seen = (s>lo)&(s<=hi)
+            inspected = share*seen[y==1].mean()+(1-share)*seen[y==0].mean()
+            out.append(share*miss*(s[y==1]<=lo).mean()+(1-share)*alarm*(s[y==0]>hi).mean()+inspection*inspected)
+    return min(out)
+
+@pytest.mark.parametrize('seed', range(20))
+def test_costs_of_all_pairs_of_thresholds(seed):
+    rng = np.random.default_rng(seed)
+    few = pd.DataFrame({'score': rng.integers(0, 9, 16)+3.*(np.arange(16)%2), 'label': np.arange(16)%2, 'group': range(16)})
+    prices = dict(miss=rng.uniform(1, 50), alarm=rng.uniform(0, 3), share=rng.uniform(.05, .5), inspection=rng.uniform(0, 1))
+    assert np.isclose(cost_thresholds(few, **prices)['cost'], cheapest(few, **prices), atol=1e-9)
+
+@pytest.mark.parametrize('budget', [0,.1,.5])
+def test_a_budget_is_kept(budget):
+    rng = np.random.default_rng(0)
+    few = pd.DataFrame({'score': rng.normal(size=40)+np.arange(40)%2, 'label': np.arange(40)%2, 'group': range(40)})
+    best = cost_thresholds(few, 100, 1, .2, budget=budget)
+    flagged = few.score>best['reject']
+    assert np.isclose(best['flagged'], .2*flagged[few.label==1].mean()+.8*flagged[few.label==0].mean()) and best['flagged']<=budget+1e-9
