@@ -34,7 +34,7 @@ def _check_calibration(scores, groups):
     if wrong.any(): raise ValueError(f"{wrong.sum()} of {len(s)} calibration scores are not finite")
     return s,g
 
-# %% ../nbs/51_calibration.ipynb #6a30926d
+# %% ../nbs/51_calibration.ipynb #2a365c67
 @patch
 def votes_above(self:Calibration,
     scores, # any shape
@@ -43,7 +43,7 @@ def votes_above(self:Calibration,
     "Sum of the votes of the calibration images that score above each of `scores`."
     return self._above[np.searchsorted(self.scores, scores, 'left' if ties else 'right')]
 
-# %% ../nbs/51_calibration.ipynb #f934ef16
+# %% ../nbs/51_calibration.ipynb #d02ac0e0
 @patch
 def p_value(self:Calibration,
     scores # any shape
@@ -69,7 +69,7 @@ def _too_few_groups(far, n):
     return (f"a false-alarm rate of {far:g} cannot be guaranteed from {n} groups: none below {1/(n+1):.3g}; "
             f"calibrate on at least {int(np.ceil(1/far-1-1e-9))} groups")
 
-# %% ../nbs/51_calibration.ipynb #f7946c36
+# %% ../nbs/51_calibration.ipynb #7095b341
 def get_answers(
     decision, # `n` of 1 (defect), 0 (good) or missing, where there is no threshold
     p_value=None, # `n` p-values in [0,1]; needed with `inspect`
@@ -102,7 +102,7 @@ def get_tested(results:pd.DataFrame # a row per image
     test = results['split'].eq('test') if 'split' in results else pd.Series(False, results.index)
     return results[test] if test.any() else results
 
-# %% ../nbs/51_calibration.ipynb #65d7759b
+# %% ../nbs/51_calibration.ipynb #aaa78a94
 def get_decisions(results:pd.DataFrame # a row per image; `decision` is 0 or `'good'`, 1 or `'defect'`, or missing
                  ) -> pd.Series: # 0., 1. or NaN per image, with the index of `results`
     "The decisions in a table of scores as numbers."
@@ -110,7 +110,7 @@ def get_decisions(results:pd.DataFrame # a row per image; `decision` is 0 or `'g
     known = {'defect':1., 'good':0., 1:1., 0:0.}         # True and False are 1 and 0 here
     return pd.Series([np.nan if pd.isna(o) else known.get(o, np.nan) for o in d], results.index, dtype=float)
 
-# %% ../nbs/51_calibration.ipynb #d90254e8
+# %% ../nbs/51_calibration.ipynb #86e0120c
 def outcome(label:int, # 0 good, 1 defect
             decision:int|None # 0 or `'good'`, 1 or `'defect'`; None or NaN: there was no threshold
            ) -> str: # `found`, `missed`, `false alarm`, `passed` or `no decision`
@@ -130,7 +130,7 @@ def benjamini_hochberg(
     if np.isnan(p).any() or (p<0).any() or (p>1).any(): raise ValueError("p-values must lie in [0,1]")
     return false_discovery_control(p)<=fdr if len(p) else np.zeros(0, bool)
 
-# %% ../nbs/51_calibration.ipynb #9f914ec0
+# %% ../nbs/51_calibration.ipynb #0c0432c3
 def _check_prices(miss, alarm, share, inspection, budget):
     "Raise where a price, the share of defective parts or the budget makes no sense."
     for k,v in dict(miss=miss, alarm=alarm, inspection=inspection or 0).items():
@@ -144,7 +144,7 @@ def _share_above(t, at):
     c = Calibration(t.score, t.group)
     return c.votes_above(at)/c.n_groups
 
-# %% ../nbs/51_calibration.ipynb #fa8ee19f
+# %% ../nbs/51_calibration.ipynb #b30402e9
 def _cheapest_pair(lower, upper):
     "Positions `i<=j` with the smallest `lower[i]+upper[j]`."
     j = int(np.argmin(np.minimum.accumulate(lower)+upper))
@@ -176,7 +176,7 @@ def cost_thresholds(
             'miss_rate': float(1-bad[i]), 'false_alarm_rate': float(good[j]),
             'inspected': float(flagged[i]-flagged[j]), 'flagged': float(flagged[i])}
 
-# %% ../nbs/51_calibration.ipynb #4f8a74a1
+# %% ../nbs/51_calibration.ipynb #c4276e12
 def _group_ecdfs(c, at):
     "For each group the share of its scores up to each of `at`, `g n`."
     own = (c.scores[c.groups==o] for o in np.unique(c.groups))
