@@ -18,11 +18,10 @@ SCHEMAS_READ = (1, 2) # versions of the files that can be read
 
 # %% ../nbs/00_files.ipynb #05d1ac43
 def check_schema(
-    schema, # number that a file carries; None: the file carries none
+    schema, # number that a file carries
     what:str='these settings' # subject of the error message
-)->int: # the number; the current one for None
+)->int: # the number
     "Checks that files of this schema can be read."
-    if schema is None: return SCHEMA
     if schema in SCHEMAS_READ: return int(schema)
     if not str(schema).isdigit(): raise ValueError(f"the schema of {what} must be a whole number, got {schema!r}")
     known = f'{SCHEMAS_READ[0]} to {SCHEMA}'
