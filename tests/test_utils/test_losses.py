@@ -1,13 +1,17 @@
-"""Contracts run over every error map, loss and mask loss; values against implementations of their own, in NumPy, SciPy and scikit-image."""
+"""Contracts run over every error map, loss and mask loss; values against NumPy, SciPy, scikit-image and torchvision."""
 import math
+from functools import partial
 
 import numpy as np, pytest, torch, torch.nn.functional as F
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 from torch import nn
+from torchvision.ops import sigmoid_focal_loss
 
 from aead import losses as module
-from aead.losses import DiceLoss, FocalLoss, MSSSIMLoss, PerceptualLoss, SSIMloss, WeightedLoss, blur, charbonnier, err_maps, gaussian_window, gms, grad_magnitude, l1, l2, losses, mask_losses, masked_mean, msgms, ssim, ssim_map
+from aead.losses import (DiceLoss, FocalLoss, MSSSIMLoss, PerceptualLoss, SSIMloss, WeightedLoss, blur, charbonnier,
+                         enlarge, err_maps, gaussian_window, gms, grad_magnitude, gradient_error, image_pyramid, l1, l2,
+                         losses, mask_losses, masked_mean, msgms, ssim, ssim_map)
 from aead.models.encoders import get_encoder
 
 every_map = pytest.mark.parametrize('name', sorted(err_maps))
@@ -15,13 +19,14 @@ every_loss = pytest.mark.parametrize('name', sorted(losses))
 every_mask_loss = pytest.mark.parametrize('name', sorted(mask_losses))
 blind = 'gms','msgms' # see edges only: no error between images of one pixel
 
+def by_size(hw): return 'x'.join(map(str, hw))
 def noise(*shape, seed=0): return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 # --- the contract
 
 @every_map
 @pytest.mark.parametrize('c', [1,3,5])
-@pytest.mark.parametrize('hw', [(24,24),(13,40),(5,5),(1,1)])
+@pytest.mark.parametrize('hw', [(24,24),(13,40),(5,5),(1,1)], ids=by_size)
 def test_shape_and_sign(name, c, hw):
     x,xr = noise(3, c, *hw),noise(3, c, *hw, seed=1)
     m = err_maps[name](x, xr)
@@ -29,8 +34,11 @@ def test_shape_and_sign(name, c, hw):
     assert torch.isfinite(m).all() and (m>=0).all()
     assert (m.flatten(1).mean(1)>0).all() or hw==(1,1) and name in blind
 
+IMAGES = {'noise': noise(2,3,24,24), 'black': torch.zeros(2,3,24,24), 'white': torch.ones(2,3,24,24),
+          'grey': torch.full((2,1,24,24), .37), 'binary': (noise(2,3,24,24)>.5).float()}
+
 @every_map
-@pytest.mark.parametrize('x', [noise(2,3,24,24), torch.zeros(2,3,24,24), torch.ones(2,3,24,24), torch.full((2,1,24,24), .37), (noise(2,3,24,24)>.5).float()])
+@pytest.mark.parametrize('x', IMAGES.values(), ids=IMAGES)
 def test_zero_for_equal_inputs(name, x):
     m = err_maps[name](x, x.clone())
     assert (m>=0).all() and m.max()<=1e-5
@@ -51,7 +59,7 @@ def test_gradients_are_finite(name, kind):
     if kind=='noise': assert (xr.grad.flatten(1).abs().amax(1)>0).all()
 
 @every_map
-@pytest.mark.parametrize('c,hw', [(1,(7,9)),(3,(9,8))])
+@pytest.mark.parametrize('c,hw', [(1,(7,9)),(3,(9,8))], ids=['grey','colour'])
 def test_gradient_is_that_of_the_map(name, c, hw):
     "In float64, which the maps leave as it is."
     x,xr = noise(2,c,*hw).double(),noise(2,c,*hw, seed=1).double().requires_grad_()
@@ -69,8 +77,12 @@ def test_images_do_not_see_their_neighbours(name):
     err_maps[name](x, g)[2].sum().backward()
     assert not g.grad[[0,1,3]].any() and g.grad[2].any()
 
+UNLIKE = {'channels': ((2,3,16,16),(2,1,16,16)), 'batch': ((2,3,16,16),(1,3,16,16)), 'one image': ((3,16,16),(3,16,16)),
+          'size': ((2,3,16,16),(2,3,8,8))}
+BROADCAST = {'width': ((2,3,16,16),(2,3,16,1)), 'plane': ((16,16),(16,16)), **UNLIKE}
+
 @every_map
-@pytest.mark.parametrize('a,b', [((2,3,16,16),(2,1,16,16)), ((2,3,16,16),(1,3,16,16)), ((2,3,16,16),(2,3,16,1)), ((3,16,16),(3,16,16)), ((16,16),(16,16)), ((2,3,16,16),(2,3,8,8))])
+@pytest.mark.parametrize('a,b', BROADCAST.values(), ids=BROADCAST)
 def test_no_broadcasting(name, a, b):
     with pytest.raises(ValueError) as e: err_maps[name](torch.zeros(a), torch.zeros(b))
     assert str(a) in str(e.value) and str(b) in str(e.value)
@@ -115,13 +127,15 @@ def pair(seed):
     h,w,c = rng.integers(14,40),rng.integers(14,40),rng.choice([1,3])
     y,x = np.mgrid[:h,:w]
     wave = .5+.5*np.sin(x/rng.uniform(1,9)+rng.uniform(0,6))*np.cos(y/rng.uniform(1,9))
-    a = [rng.random((h,w,c)), wave[...,None]*np.ones(c), .1*rng.random((h,w,c)), .9+.1*rng.random((h,w,c)), (rng.random((h,w,c))>.5).astype(float), np.full((h,w,c), rng.random())][seed%6]
+    a = [rng.random((h,w,c)), wave[...,None]*np.ones(c), .1*rng.random((h,w,c)), .9+.1*rng.random((h,w,c)),
+         (rng.random((h,w,c))>.5).astype(float), np.full((h,w,c), rng.random())][seed%6]
     b = [a+rng.normal(0,.05,a.shape), 1-a, rng.random(a.shape), np.roll(a,1,0), a*.8][(seed//6)%5]
     return a.astype(np.float32),np.clip(b,0,1).astype(np.float32)
 
 def skimage_map(a, b, sigma=1.5):
-    return np.stack([structural_similarity(a[...,i].astype(float), b[...,i].astype(float), gaussian_weights=True, sigma=sigma,
-                                           use_sample_covariance=False, data_range=1., full=True)[1] for i in range(a.shape[-1])])
+    kw = dict(gaussian_weights=True, sigma=sigma, use_sample_covariance=False, data_range=1., full=True)
+    channels = [(a[...,i].astype(float), b[...,i].astype(float)) for i in range(a.shape[-1])]
+    return np.stack([structural_similarity(p, q, **kw)[1] for p,q in channels])
 
 def tensors(*xs): return [torch.tensor(o.transpose(2,0,1))[None] for o in xs]
 
@@ -150,7 +164,8 @@ def test_ssim_of_random_sizes_channels_and_windows(seed):
     rng = np.random.default_rng(seed)
     c,sigma = int(rng.integers(1,6)),float(rng.uniform(.6,2.2))
     r = int(3.5*sigma+.5)                                         # what scikit-image cuts the window to
-    a,b = (rng.random((int(rng.integers(2*r+3,50)), int(rng.integers(2*r+3,50)), c)).astype(np.float32) for _ in range(2))
+    def image(): return rng.random((int(rng.integers(2*r+3,50)), int(rng.integers(2*r+3,50)), c)).astype(np.float32)
+    a,b = image(),image()
     b = np.clip(a+.3*np.resize(b, a.shape)-.15, 0, 1)
     got = ssim_map(*tensors(a, b), window_size=2*r+1, sigma=sigma)[0].numpy()
     assert np.abs(got-skimage_map(a, b, sigma))[:,r:-r,r:-r].max()<1e-4
@@ -164,7 +179,7 @@ def test_charbonnier_by_hand():
         assert (charbonnier(x, xr, eps)-want).abs().max()<1e-12
     assert torch.allclose(charbonnier(x, xr, 1e-9), l1(x, xr), atol=1e-8)
     tiny = charbonnier(torch.zeros(1,1,1,1), torch.full((1,1,1,1), 1e-5)).item()
-    assert abs(tiny/(1e-10/2e-3)-1)<1e-3                          # d²/2eps, which a difference of float32 would round away
+    assert abs(tiny/(1e-10/2e-3)-1)<1e-3                          # d²/2eps, lost if float32 values were subtracted
 
 def np_gms(a, b, c=.0026):
     "`h w`, float64, with SciPy's own Prewitt filters, which sum over three pixels."
@@ -190,7 +205,8 @@ def test_gradient_similarity_is_that_of_scipy(seed):
     a,b = pair(seed)
     x,y = tensors(a, b)
     for f,want in ((gms,np_gms),(msgms,np_msgms)):
-        want = np.mean([want(a[...,i].astype(float), b[...,i].astype(float)) for i in range(a.shape[-1])], 0)
+        channels = zip(*(o.astype(float).transpose(2,0,1) for o in (a,b)))
+        want = np.mean([want(p, q) for p,q in channels], 0)
         assert np.abs(f(x, y)[0].numpy()-want).max()<2e-4
         assert np.abs(f(x.double(), y.double())[0].numpy()-want).max()<3e-5       # what stands under the root
 
@@ -201,14 +217,32 @@ def test_gradient_similarity_does_not_see_brightness():
         assert f(x, .5*x).mean()>.05
 
 def test_scales_of_gradient_similarity():
-    assert [len(list(module._scales(noise(1,1,h,99), 4, 8))) for h in (1,7,14,15,28,29,56,57,200)]==[1,1,1,2,2,3,3,4,4]
+    assert [len(list(image_pyramid(noise(1,1,h,99), 4, 8))) for h in (1,7,14,15,28,29,56,57,200)]==[1,1,1,2,2,3,3,4,4]
     x,y = noise(1,1,64,64),noise(1,1,64,64, seed=1)
     assert not torch.allclose(msgms(x, y, scales=2), msgms(x, y), atol=1e-3)
     edge = torch.zeros(1,1,32,32); edge[...,15:] = 1
     assert torch.allclose(grad_magnitude(edge)[0,0,9], F.pad(torch.ones(2), (14,16)), atol=1e-5)
 
-@pytest.mark.parametrize('f,settings', [(charbonnier,dict(eps=0)),(charbonnier,dict(eps='a')),(charbonnier,dict(eps=math.nan)),(gms,dict(c=-1)),(msgms,dict(c=True)),
-                                        (msgms,dict(scales=0)),(msgms,dict(scales=1.5)),(ssim,dict(window_size=4)),(ssim,dict(window_size=11.)),(ssim,dict(sigma=0))])
+@pytest.mark.parametrize('hw', [(1,1),(13,40),(64,57)], ids=by_size)
+def test_pyramid_is_that_of_numpy_and_is_enlarged_to_size(hw):
+    x = noise(2,3,*hw)
+    want = x[1,2].double().numpy()
+    for i,o in enumerate(image_pyramid(x, 4, 1)):
+        assert np.abs(o[1,2].numpy()-want).max()<1e-6 and enlarge(o, i, hw).shape==x.shape
+        want = np_half(want)
+    assert torch.equal(enlarge(x, 0, hw), x)
+
+def test_gradient_error_is_that_of_the_map():
+    x,xr = noise(2,3,20,24),noise(2,3,20,24, seed=1)
+    e = gradient_error(x, xr, .0026)
+    assert e.shape==(2,1,20,24) and torch.equal(e[:,0], gms(x, xr)) and e.min()>=0 and e.max()<=1
+
+OUT_OF_RANGE = [(charbonnier,dict(eps=0)),(charbonnier,dict(eps='a')),(charbonnier,dict(eps=math.nan)),(gms,dict(c=-1)),
+                (msgms,dict(c=True)),(msgms,dict(scales=0)),(msgms,dict(scales=1.5)),(ssim,dict(window_size=4)),
+                (ssim,dict(window_size=11.)),(ssim,dict(sigma=0))]
+def by_setting(o): return o.__name__ if callable(o) else ' '.join(f'{k} {v!r}' for k,v in o.items())
+
+@pytest.mark.parametrize('f,settings', OUT_OF_RANGE, ids=by_setting)
 def test_settings_out_of_range(f, settings):
     (k,v), = settings.items()
     with pytest.raises(ValueError, match=k) as e: f(noise(1,1,16,16), noise(1,1,16,16), **settings)
@@ -232,7 +266,7 @@ def make(name, c=3, **kw):
 
 @every_loss
 @pytest.mark.parametrize('c', [1,3,5])
-@pytest.mark.parametrize('hw', [(48,48),(13,40),(5,5),(1,1)])
+@pytest.mark.parametrize('hw', [(48,48),(13,40),(5,5),(1,1)], ids=by_size)
 def test_a_loss_is_a_number(name, c, hw):
     x,xr,loss = noise(3, c, *hw),noise(3, c, *hw, seed=1),make(name, c)
     v = loss(x, xr)
@@ -252,7 +286,8 @@ def test_more_error_costs_more(name):
 def test_gradients_of_losses_are_finite(name, kind):
     x,y = noise(2,3,48,48),noise(2,3,48,48, seed=1)
     x = {'black': torch.zeros_like(x), 'white': torch.ones_like(x)}.get(kind, x)
-    xr = {'equal': x, 'negative': 1-x, 'flat': torch.full_like(x, .5), 'far': 1e3*y}.get(kind, y).clone().requires_grad_()
+    xr = {'equal': x, 'negative': 1-x, 'flat': torch.full_like(x, .5), 'far': 1e3*y}.get(kind, y)
+    xr = xr.clone().requires_grad_()
     make(name)(x, xr).backward()
     assert torch.isfinite(xr.grad).all()
     if kind in ('noise','negative'): assert (xr.grad.flatten(1).abs().amax(1)>0).all()
@@ -269,10 +304,11 @@ def test_losses_under_autocast_and_channels_last(name):
     want = loss(x, xr)
     with torch.autocast('cpu', torch.bfloat16): got = loss(x, xr)
     assert got.dtype==torch.float32 and torch.isclose(got, want, atol=1e-6)
-    assert torch.isclose(loss(*[o.contiguous(memory_format=torch.channels_last) for o in (x,xr)]), want, atol=1e-6)
+    last = [o.contiguous(memory_format=torch.channels_last) for o in (x,xr)]
+    assert torch.isclose(loss(*last), want, atol=1e-6)
 
 @every_loss
-@pytest.mark.parametrize('a,b', [((2,3,16,16),(2,1,16,16)), ((2,3,16,16),(1,3,16,16)), ((3,16,16),(3,16,16)), ((2,3,16,16),(2,3,8,8))])
+@pytest.mark.parametrize('a,b', UNLIKE.values(), ids=UNLIKE)
 def test_losses_do_not_broadcast(name, a, b):
     with pytest.raises(ValueError) as e: make(name)(torch.zeros(a), torch.zeros(b))
     assert str(a) in str(e.value) and str(b) in str(e.value)
@@ -296,7 +332,7 @@ def np_ms_ssim(a, b):
     m = np.array([o[0] for o in means[:-1]]+[means[-1][1]])
     return np.prod(np.maximum(m, 0)**(W[:n]/W[:n].sum())), m.min()
 
-@pytest.mark.parametrize('shape', [(14,30),(21,21),(37,52),(64,48),(81,90),(170,163)])
+@pytest.mark.parametrize('shape', [(14,30),(21,21),(37,52),(64,48),(81,90),(170,163)], ids=by_size)
 def test_ms_ssim_is_that_of_scipy(shape):
     checked = 0
     for seed in range(4 if shape[0]>100 else 10):
@@ -329,7 +365,12 @@ def test_ms_ssim_leads_from_the_negative_to_the_image():
     xr = (1-x).requires_grad_()
     opt,loss = torch.optim.Adam([xr], .05),MSSSIMLoss()
     vs = []
-    for _ in range(60): opt.zero_grad(); v = loss(x, xr); v.backward(); opt.step(); vs.append(v.item())
+    for _ in range(60):
+        opt.zero_grad()
+        v = loss(x, xr)
+        v.backward()
+        opt.step()
+        vs.append(v.item())
     assert vs[0]>.95 and vs[-1]<.2
 
 def test_ms_ssim_settings():
@@ -360,17 +401,21 @@ def test_perceptual_loss_of_vgg16(vgg, tmp_path):
             if i in (3,8,15,22): fs.append(o)
         return fs
     loss = PerceptualLoss(weights=tmp_path/'vgg.safetensors')
-    want = sum(((a-b)**2).mean() for a,b in zip(features(x), features(xr)))/4
-    assert torch.isclose(loss(x, xr), want, rtol=1e-4)
-    assert torch.isclose(PerceptualLoss([3,8], weights=str(tmp_path/'vgg.safetensors'))(x, xr), sum(((a-b)**2).mean() for a,b in list(zip(features(x), features(xr)))[:2])/2, rtol=1e-4)
-    assert torch.isclose(loss(x[:,:1], xr[:,:1]), loss(x[:,:1].expand(-1,3,-1,-1), xr[:,:1].expand(-1,3,-1,-1)))
-    with pytest.raises(ValueError, match='rising whole numbers'): PerceptualLoss([3,99], weights=tmp_path/'vgg.safetensors')
+    each = [((a-b)**2).mean() for a,b in zip(features(x), features(xr))]
+    assert torch.isclose(loss(x, xr), sum(each)/4, rtol=1e-4)
+    two = PerceptualLoss([3,8], weights=str(tmp_path/'vgg.safetensors'))
+    assert torch.isclose(two(x, xr), sum(each[:2])/2, rtol=1e-4)
+    grey,greyr = x[:,:1],xr[:,:1]
+    assert torch.isclose(loss(grey, greyr), loss(grey.expand(-1,3,-1,-1), greyr.expand(-1,3,-1,-1)))
+    file = tmp_path/'vgg.safetensors'
+    with pytest.raises(ValueError, match='rising whole numbers'): PerceptualLoss([3,99], weights=file)
 
 def test_perceptual_loss_is_never_random(monkeypatch):
     asked = []
     monkeypatch.setattr(module, 'get_encoder', lambda *a, **kw: (asked.append((a,kw)), nn.Identity())[1])
     for kw in (dict(),dict(encoder='resnet18'),dict(weights='f.pth'),dict(encoder=Tiny())): PerceptualLoss(**kw)
-    assert [o[1] for o in asked]==[dict(pretrained=True, weights=None)]*2+[dict(pretrained=False, weights='f.pth'),dict(pretrained=False, weights=None)]
+    want = [(True,None),(True,None),(False,'f.pth'),(False,None)]
+    assert [(o[1]['pretrained'],o[1]['weights']) for o in asked]==want
     assert [o[0][2] for o in asked]==[(3,8,15,22),None,(3,8,15,22),None]
 
 def test_perceptual_loss_without_a_network(monkeypatch):
@@ -379,7 +424,8 @@ def test_perceptual_loss_without_a_network(monkeypatch):
     monkeypatch.setattr(encoders, 'download_weights', fail)
     for kw in (dict(),dict(encoder='resnet18', layers=[1,2])):
         with pytest.raises(OSError, match='could not be downloaded'): PerceptualLoss(**kw)
-        with pytest.raises(OSError, match='could not be downloaded'): WeightedLoss({'l1':1, 'perceptual':{'weight':.1, **kw}})
+        terms = {'l1':1, 'perceptual':{'weight':.1, **kw}}
+        with pytest.raises(OSError, match='could not be downloaded'): WeightedLoss(terms)
     with pytest.raises(FileNotFoundError, match='none.pth'): PerceptualLoss(weights='none.pth')
     with pytest.raises(KeyError, match='resnet18'): PerceptualLoss(encoder='resnet81')
     with pytest.raises(ValueError, match='no weights to download'): PerceptualLoss(encoder=lambda x: [x])
@@ -399,10 +445,12 @@ def test_perceptual_loss_is_frozen():
 
 def test_perceptual_channels():
     x = noise(2,5,16,16)
+    loss = PerceptualLoss(encoder=Tiny())
     for c in (2,5):
-        with pytest.raises(ValueError, match=f'3 channels, or 1 to repeat, got {c}'): PerceptualLoss(encoder=Tiny())(x[:,:c], x[:,:c])
+        with pytest.raises(ValueError, match=f'3 channels, or 1 to repeat, got {c}'): loss(x[:,:c], x[:,:c])
     assert PerceptualLoss(encoder=Tiny(5), ni=5)(x, 1-x)>0
-    assert PerceptualLoss(encoder=get_encoder('resnet10t', 1, [0]))(x[:,:1], 1-x[:,:1])>0      # an encoder knows its own channels
+    grey = PerceptualLoss(encoder=get_encoder('resnet10t', 1, [0]))             # an encoder knows its own channels
+    assert grey(x[:,:1], 1-x[:,:1])>0
 
 def test_perceptual_error_map():
     x = noise(2,3,32,32); xr = x.clone(); xr[0,:,8:14,20:26] = 1-xr[0,:,8:14,20:26]
@@ -478,7 +526,26 @@ def test_focal_closed_forms():
     assert torch.isclose(FocalLoss(0, .5)(z, y, valid), F.binary_cross_entropy_with_logits(z[...,:4], y[...,:4])/2)
     assert torch.isclose(FocalLoss(2, .25)(torch.zeros(1,3,3), torch.ones(1,3,3)), torch.tensor(.0625*math.log(2)))
     certain = FocalLoss()(torch.full((1,3,3), 8.), torch.ones(1,3,3)).item()
-    assert abs(certain/(.25*math.exp(-24))-1)<2e-3                # p_t is 1 in float32 almost; (1-p_t)² log p_t is not 0
+    assert abs(certain/(.25*math.exp(-24))-1)<2e-3       # p_t is nearly 1 in float32; (1-p_t)² log p_t is not 0
+
+@pytest.mark.parametrize('gamma', [0,1,2.,5.])
+@pytest.mark.parametrize('scale', [1,30,1e4])
+def test_focal_is_that_of_torchvision(gamma, scale):
+    "Value and gradient, with pixels that do not count."
+    y,valid = rare(3,12,15),rare(3,12,15, share=.7, seed=9)
+    z,ref = (logits(3,12,15, scale=scale).double().requires_grad_() for _ in range(2))
+    a,b = FocalLoss(gamma, .25)(z, y, valid),masked_mean(sigmoid_focal_loss(ref, y.double(), .25, gamma), valid)
+    a.backward(); b.backward()
+    assert torch.isclose(a, b, rtol=1e-9) and torch.allclose(z.grad, ref.grad, rtol=1e-6, atol=1e-12)
+
+@pytest.mark.parametrize('gamma', [.1,.5,.9])
+def test_focal_gradient_of_certain_pixels_is_finite(gamma):
+    "Where torchvision's is not a number: a power below 1 has no derivative at 0."
+    y = rare(3,12,15, share=.5)
+    for scale in (17,40,1e4):
+        z = (scale*(2*y-1)).requires_grad_()
+        FocalLoss(gamma)(z, y).backward()
+        assert torch.isfinite(z.grad).all()
 
 def test_dice_is_its_equation():
     z,y = logits(3,9,8).double(),rare(3,9,8, share=.3).double()
@@ -486,11 +553,14 @@ def test_dice_is_its_equation():
     want = np.mean([1-(2*(p[i]*y[i]).sum()+s)/((p[i]**2).sum()+y[i].sum()+s) for i in range(3)])
     assert abs(DiceLoss(s)(z, y).item()-want)<1e-9
 
-@pytest.mark.parametrize('cls,kw', [(FocalLoss,dict(gamma=-1)),(FocalLoss,dict(gamma='2')),(FocalLoss,dict(alpha=0)),(FocalLoss,dict(alpha=1.)),(DiceLoss,dict(smooth=0))])
+WRONG = [(FocalLoss,dict(gamma=-1)),(FocalLoss,dict(gamma='2')),(FocalLoss,dict(alpha=0)),(FocalLoss,dict(alpha=1.)),
+         (DiceLoss,dict(smooth=0))]
+
+@pytest.mark.parametrize('cls,kw', WRONG, ids=by_setting)
 def test_mask_settings(cls, kw):
     with pytest.raises(ValueError, match=next(iter(kw))): cls(**kw)
 
-@pytest.mark.parametrize('loss,side,start', [(FocalLoss(),1,-4.),(DiceLoss(),8,-1.)])
+@pytest.mark.parametrize('loss,side,start', [(FocalLoss(),1,-4.),(DiceLoss(),8,-1.)], ids=['focal','dice'])
 def test_a_defect_is_found(loss, side, start):
     "A logistic regression learns it from one pixel in a thousand with focal loss, from one in sixteen with Dice."
     x,y = noise(8,32,32),torch.zeros(8,32,32)
@@ -514,10 +584,12 @@ def test_weighted_loss_is_the_weighted_sum():
     whole = make('perceptual', 2)
     for v in (None, valid):
         ones = torch.ones_like(valid) if v is None else valid
-        want = sum(w*plain(x, xr, ones, f) for f,w in ((l1,.5),(ssim,2.),(l2,3.),(lambda a,b: msgms(a, b, scales=1),.7)))
+        maps = {l1:.5, ssim:2., l2:3., partial(msgms, scales=1):.7}
+        want = sum(w*plain(x, xr, ones, f) for f,w in maps.items())
         y = torch.where(ones[:,None]>0, xr, x)
         want += .3*MSSSIMLoss(7)(x, y).item() + 4*whole(x, y).item()
-        loss = WeightedLoss({'l1':.5, 'ssim':2, l2:3., 'msgms':{'weight':.7, 'scales':1}, 'ms_ssim':{'weight':.3, 'window_size':7}, whole:4})
+        loss = WeightedLoss({'l1':.5, 'ssim':2, l2:3., 'msgms':{'weight':.7, 'scales':1},
+                             'ms_ssim':{'weight':.3, 'window_size':7}, whole:4})
         assert abs(loss(x, xr, v).item()-want)<1e-5
 
 @every_map
@@ -525,7 +597,7 @@ def test_the_mean_of_the_map_is_the_loss(name):
     x,xr = noise(3,2,20,20),noise(3,2,20,20, seed=1)
     assert torch.isclose(WeightedLoss({name:1.})(x, xr), err_maps[name](x, xr).mean())
 
-@pytest.mark.parametrize('names', [('l1','l2','charbonnier'),tuple(losses)])
+@pytest.mark.parametrize('names', [('l1','l2','charbonnier'),tuple(losses)], ids=['maps','losses'])
 def test_pixels_that_do_not_count_do_not_matter(names):
     x,xr,valid = noise(2,3,48,48),noise(2,3,48,48, seed=1),torch.ones(2,48,48)
     valid[:,:16] = 0
@@ -559,29 +631,35 @@ def test_weighted_loss_is_a_module():
     assert {p.device.type for p in loss.to('meta').parameters()}=={'meta'}
     assert not any(p.requires_grad for p in loss.parameters()) and not loss.train().losses[0].training
 
-@pytest.mark.parametrize('weights,error,text', [
-    ({'sim':1.}, KeyError, "unknown error map or loss 'sim'. Did you mean 'ssim'"),
-    ({'percetual':1.}, KeyError, "Did you mean 'perceptual'"),
-    ({'charbonnier':{'weight':1, 'epsilon':1}}, KeyError, "unknown setting 'epsilon' of loss 'charbonnier'. Did you mean 'eps'"),
-    ({'ms_ssim':{'weight':1, 'window':7}}, KeyError, "unknown setting 'window' of loss 'ms_ssim'. Did you mean 'window_size'"),
-    ({'l1':{'weight':1, 'x':1}}, KeyError, "unknown setting 'x' of loss 'l1'"),
-    ({'msgms':{'weight':1, 'scales':0}}, ValueError, "scales must be a whole number of at least 1, got 0"),
-    ({'ms_ssim':{'weight':1, 'window_size':8}}, ValueError, "window_size must be odd and at least 3, got 8"),
-    ({'ms_ssim':{'window_size':7}}, ValueError, "the weight of loss 'ms_ssim' must be a number above 0, got None"),
-    ({l1:0}, ValueError, "the weight of loss 'l1' must be a number above 0, got 0"),
-    ({'l1':0}, ValueError, "the weight of loss 'l1' must be a number above 0, got 0"),
-    ({'l1':{'weight':-1}}, ValueError, "got -1"), ({'l1':'1'}, ValueError, "got '1'"), ({'l1':True}, ValueError, "got True"), ({'l1':math.inf}, ValueError, "got inf"),
-    ({}, ValueError, "at least one term"),
-    ({SSIMloss():{'weight':1, 'window_size':7}}, KeyError, "unknown setting 'window_size' of loss 'SSIMloss'")])
+UNKNOWN = "unknown setting '{}' of loss '{}'"
+WEIGHT = "the weight of loss '{}' must be a number above 0, got {}"
+BAD_WEIGHTS = {
+    'name': ({'sim':1.}, KeyError, "unknown error map or loss 'sim'. Did you mean 'ssim'"),
+    'loss': ({'percetual':1.}, KeyError, "Did you mean 'perceptual'"),
+    'eps': ({'charbonnier':{'weight':1, 'epsilon':1}}, KeyError, "of loss 'charbonnier'. Did you mean 'eps'"),
+    'window': ({'ms_ssim':{'weight':1, 'window':7}}, KeyError, "of loss 'ms_ssim'. Did you mean 'window_size'"),
+    'image': ({'l1':{'weight':1, 'x':1}}, KeyError, UNKNOWN.format('x', 'l1')),
+    'module': ({SSIMloss():{'weight':1, 'window_size':7}}, KeyError, UNKNOWN.format('window_size', 'SSIMloss')),
+    'no scales': ({'msgms':{'weight':1, 'scales':0}}, ValueError, "scales must be a whole number of at least 1, got 0"),
+    'even': ({'ms_ssim':{'weight':1, 'window_size':8}}, ValueError, "window_size must be odd and at least 3, got 8"),
+    'no weight': ({'ms_ssim':{'window_size':7}}, ValueError, WEIGHT.format('ms_ssim', None)),
+    'map zero': ({l1:0}, ValueError, WEIGHT.format('l1', 0)), 'zero': ({'l1':0}, ValueError, WEIGHT.format('l1', 0)),
+    'negative': ({'l1':{'weight':-1}}, ValueError, "got -1"), 'text': ({'l1':'1'}, ValueError, "got '1'"),
+    'bool': ({'l1':True}, ValueError, "got True"), 'infinite': ({'l1':math.inf}, ValueError, "got inf"),
+    'empty': ({}, ValueError, "at least one term")}
+
+@pytest.mark.parametrize('weights,error,text', BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_weights_that_will_not_do(weights, error, text):
     with pytest.raises(error) as e: WeightedLoss(weights)
     assert text in str(e.value) and '\n' not in str(e.value)
 
 def test_a_name_or_the_thing_itself():
     x,y = noise(1,2,40,40),noise(1,2,40,40, seed=1)
-    vs = [WeightedLoss({k:1})(x, y) for k in ('ms_ssim',MSSSIMLoss,MSSSIMLoss())]+[WeightedLoss({MSSSIMLoss:{'weight':1, 'window_size':11}})(x, y)]
+    vs = [WeightedLoss({k:1})(x, y) for k in ('ms_ssim',MSSSIMLoss,MSSSIMLoss())]
+    vs += [WeightedLoss({MSSSIMLoss:{'weight':1, 'window_size':11}})(x, y)]
     assert all(torch.equal(v, vs[0]) for v in vs)
-    assert torch.equal(WeightedLoss({charbonnier:{'weight':2, 'eps':.1}})(x, y), WeightedLoss({'charbonnier':{'weight':2, 'eps':.1}})(x, y))
+    a,b = (WeightedLoss({k:{'weight':2, 'eps':.1}})(x, y) for k in (charbonnier,'charbonnier'))
+    assert torch.equal(a, b)
 
 def test_settings_are_not_changed():
     w = {'charbonnier':{'weight':2, 'eps':.1}, 'l1':1}
