@@ -9,7 +9,7 @@ __all__ = ['conv_block', 'pixel_head', 'CNNAutoencoder', 'cnn_ae']
 import torch
 from torch import nn, Tensor
 
-from .base import BaseAutoencoder, model_registry
+from .base import BaseAutoencoder, builds, model_registry
 
 # %% ../../nbs/21_models.cnn_ae.ipynb #148e56d3
 def conv_block(
@@ -37,10 +37,13 @@ class CNNAutoencoder(BaseAutoencoder):
     "Convolutional autoencoder with a bottleneck of `nz` channels."
     name = 'cnn_ae'
     def __init__(self,
-        config:dict|None=None # nested settings; `config["models"]["cnn_ae"]` is read over the defaults of `cnn_ae`
+        ni:int=3, # channels of the images
+        nf:int=32, # channels of the first stage; they double from stage to stage, up to eight times
+        depth:int=4, # number of halvings
+        nz:int=16 # channels of the bottleneck
     ):
-        super().__init__(config)
-        ni,nf,depth,nz = (self.get_whole(k) for k in ('ni','nf','depth','nz'))
+        super().__init__()
+        for k in ('ni','nf','depth','nz'): self.get_whole(k)
         fs = [min(nf*2**i, 8*nf) for i in range(depth)]
         self.stride,self.min_size = 2**depth, 2**(depth+1) if depth>1 else 4
         self.encoder = nn.Sequential(*map(_down, [ni,*fs], fs), nn.Conv2d(fs[-1], nz, 1))
@@ -51,11 +54,6 @@ class CNNAutoencoder(BaseAutoencoder):
 
 # %% ../../nbs/21_models.cnn_ae.ipynb #ee1ee252
 @model_registry
-def cnn_ae(
-    ni:int=3, # channels of the images
-    nf:int=32, # channels of the first stage; they double from stage to stage, up to eight times
-    depth:int=4, # number of halvings
-    nz:int=16 # channels of the bottleneck
-)->CNNAutoencoder: # model
+@builds(CNNAutoencoder)
+def cnn_ae()->CNNAutoencoder: # model, untrained
     "Convolutional autoencoder; its latent is `b nz h/2^depth w/2^depth`."
-    return CNNAutoencoder({'models': {'cnn_ae': dict(ni=ni, nf=nf, depth=depth, nz=nz)}})

@@ -13,7 +13,7 @@ from einops import rearrange, reduce
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from .base import BaseAutoencoder, model_registry, Pass, Recon
+from .base import BaseAutoencoder, builds, model_registry, Pass, Recon
 from .diffusion import (
     get_x0_noise, noises, predictions, sample_ddim, sample_ddpm, Schedule, schedules)
 
@@ -126,9 +126,20 @@ class DiffusionAutoencoder(BaseAutoencoder):
     "Reconstructs by adding noise and taking it away."
     name = 'diffusion_ae'
     def __init__(self,
-        config:dict|None=None # nested settings; `config["models"]["diffusion_ae"]` is read over the defaults of `diffusion_ae`
+        ni:int=3, # channels of the images
+        dim:int=24, # channels of the network's first level, a multiple of 8
+        dim_mults=(1,2,4), # channels of each level, as multiples of `dim`
+        patch:int=2, # pixels a side that are folded into channels: 1 is finest, each doubling about four times as fast
+        timesteps:int=1000, # steps from an image to pure noise
+        schedule:str='cosine', # how fast: a name in `schedules`
+        predict:str='noise', # what the network gives: `noise`, `x0` or `v`
+        noise:str='gaussian', # a name in `noises`
+        start:float=0.25, # how much noise a reconstruction begins with, as a share of `timesteps`, above 0, at most 1
+        steps:int=5, # from there back to the image
+        draws:int=2, # reconstructions with different noise, which are averaged
+        max_weight:float|None=5. # upper limit of a step's weight in training; None: no limit
     ):
-        super().__init__(config)
+        super().__init__()
         o = self.settings
         ni,self.timesteps,self.steps,self.draws = (self.get_whole(k) for k in ('ni','timesteps','steps','draws'))
         self.schedule = Schedule(self.timesteps, self.get_choice('schedule', schedules))
@@ -150,23 +161,9 @@ class DiffusionAutoencoder(BaseAutoencoder):
 
 # %% ../../nbs/28_models.diffusion_ae.ipynb #2899f6d7
 @model_registry
-def diffusion_ae(
-    ni:int=3, # channels of the images
-    dim:int=24, # channels of the network's first level, a multiple of 8
-    dim_mults=(1,2,4), # channels of each level, as multiples of `dim`
-    patch:int=2, # pixels a side that are folded into channels: 1 is finest, each doubling about four times as fast
-    timesteps:int=1000, # steps from an image to pure noise
-    schedule:str='cosine', # how fast: a name in `schedules`
-    predict:str='noise', # what the network gives: `noise`, `x0` or `v`
-    noise:str='gaussian', # a name in `noises`
-    start:float=0.25, # how much noise a reconstruction begins with, as a share of `timesteps`, above 0, at most 1
-    steps:int=5, # from there back to the image
-    draws:int=2, # reconstructions with different noise, which are averaged
-    max_weight:float|None=5. # upper limit of a step's weight in training; None: no limit
-)->DiffusionAutoencoder: # model
+@builds(DiffusionAutoencoder)
+def diffusion_ae()->DiffusionAutoencoder: # model, untrained
     "Diffusion autoencoder; its latent is the image."
-    return DiffusionAutoencoder({'models': {'diffusion_ae': dict(ni=ni, dim=dim, dim_mults=dim_mults, patch=patch, timesteps=timesteps, schedule=schedule,
-        predict=predict, noise=noise, start=start, steps=steps, draws=draws, max_weight=max_weight)}})
 
 # %% ../../nbs/28_models.diffusion_ae.ipynb #45bd8485
 def _signed(x): return 2*x.float()-1

@@ -11,7 +11,7 @@ from einops import reduce
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from .base import BaseAutoencoder, model_registry, Pass, Recon
+from .base import BaseAutoencoder, builds, model_registry, Pass, Recon
 from .cnn_ae import conv_block, pixel_head
 from .encoders import get_encoder, stage_layers
 
@@ -83,9 +83,17 @@ class ResNetAutoencoder(BaseAutoencoder):
     "A backbone of timm, a bottleneck, and a residual decoder to pixels or to the backbone's features."
     name = 'resnet_ae'
     def __init__(self,
-        config:dict|None=None # nested settings; `config["models"]["resnet_ae"]` is read over the defaults of `resnet_ae`
+        ni:int=3, # channels of the images
+        backbone:str='resnet18', # the encoder: a name of timm's, or in `encoders`
+        pretrained:bool=False, # start from timm's weights, from the net
+        weights:str|None=None, # start from a file of weights, `.safetensors` or `.pth`; None: from scratch
+        depth:int=4, # number of the backbone's stages
+        nz:int|None=None, # channels of the bottleneck; None: 16 for pixels, 64 for features
+        nf:int=32, # channels of the decoder at half the image's size; they double from stage to stage, up to four times
+        target:str='pixels', # what is reconstructed, `pixels` or `features`
+        scales:int|None=None # how many of the stages' features are reconstructed, from the coarsest; None: three, or as many as there are
     ):
-        super().__init__(config)
+        super().__init__()
         s,ni,nf = self.settings,self.get_whole('ni'),self.get_whole('nf')
         self.frozen = self.get_choice('target', ['pixels','features'])=='features'
         nz = self.get_whole('nz') if s['nz'] is not None else 64 if self.frozen else 16
@@ -223,17 +231,6 @@ def load_pretrained(self:ResNetAutoencoder):
 
 # %% ../../nbs/24_models.resnet_ae.ipynb #4822d220
 @model_registry
-def resnet_ae(
-    ni:int=3, # channels of the images
-    backbone:str='resnet18', # the encoder: a name of timm's, or in `encoders`
-    pretrained:bool=False, # start from timm's weights, from the net
-    weights:str|None=None, # start from a file of weights, `.safetensors` or `.pth`; None: from scratch
-    depth:int=4, # number of the backbone's stages
-    nz:int|None=None, # channels of the bottleneck; None: 16 for pixels, 64 for features
-    nf:int=32, # channels of the decoder at half the image's size; they double from stage to stage, up to four times
-    target:str='pixels', # what is reconstructed, `pixels` or `features`
-    scales:int|None=None # how many of the stages' features are reconstructed, from the coarsest; None: three, or as many as there are
-)->ResNetAutoencoder: # model
+@builds(ResNetAutoencoder)
+def resnet_ae()->ResNetAutoencoder: # model, untrained
     "ResNet autoencoder; its latent is `b nz h/r w/r`, `r` the reduction of the last stage (16 for ResNet-18 at `depth` 4)."
-    return ResNetAutoencoder({'models': {'resnet_ae': dict(ni=ni, backbone=backbone, pretrained=pretrained, weights=weights, depth=depth, nz=nz,
-                                                           nf=nf, target=target, scales=scales)}})

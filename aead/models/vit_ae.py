@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from scipy.ndimage import distance_transform_edt
 from torch import nn, Tensor
 
-from .base import BaseAutoencoder, model_registry, Pass, Recon
+from .base import BaseAutoencoder, builds, model_registry, Pass, Recon
 from .cnn_ae import pixel_head
 
 # %% ../../nbs/26_models.vit_ae.ipynb #c36b5b22
@@ -216,9 +216,21 @@ class ViTAutoencoder(BaseAutoencoder):
     "Vision transformer that reconstructs hidden patches from the others."
     name = 'vit_ae'
     def __init__(self,
-        config:dict|None=None # nested settings; `config["models"]["vit_ae"]` is read over the defaults of `vit_ae`
+        ni:int=3, # channels of the images
+        image_size:int=128, # side for which places are learned, pixels; others are interpolated
+        patch_size:int=8, # side of a patch, pixels; must divide `image_size`
+        dim:int=192, # values a token
+        depth:int=4, # blocks of the encoder
+        heads:int=6, # heads of attention; must divide `dim`
+        mlp_dim:int=768, # values a token within a block
+        dropout:float=0., # share dropped in training, from 0 to 0.9
+        mask_ratio:float=0.5, # share of the patches that is hidden, from 0.1 to 0.9
+        passes:int=4, # passes of `reconstruct`
+        decoder_dim:int=128, # values a token in the decoder
+        decoder_depth:int=1, # blocks of the decoder
+        decoder_heads:int=4 # heads of its attention; must divide `decoder_dim`
     ):
-        super().__init__(config)
+        super().__init__()
         ni,image_size,p,dim,depth,heads,mlp_dim,passes,nd,depth2,heads2 = (self.get_whole(k) for k in (
             'ni','image_size','patch_size','dim','depth','heads','mlp_dim','passes','decoder_dim','decoder_depth','decoder_heads'))
         dropout,_ = self.get_number('dropout', 0, .9),self.get_number('mask_ratio', .1, .9)
@@ -258,24 +270,9 @@ def _check_passes(passes, side):
 
 # %% ../../nbs/26_models.vit_ae.ipynb #1df09114
 @model_registry
-def vit_ae(
-    ni:int=3, # channels of the images
-    image_size:int=128, # side for which places are learned, pixels; others are interpolated
-    patch_size:int=8, # side of a patch, pixels; must divide `image_size`
-    dim:int=192, # values a token
-    depth:int=4, # blocks of the encoder
-    heads:int=6, # heads of attention; must divide `dim`
-    mlp_dim:int=768, # values a token within a block
-    dropout:float=0., # share dropped in training, from 0 to 0.9
-    mask_ratio:float=0.5, # share of the patches that is hidden, from 0.1 to 0.9
-    passes:int=4, # passes of `reconstruct`
-    decoder_dim:int=128, # values a token in the decoder
-    decoder_depth:int=1, # blocks of the decoder
-    decoder_heads:int=4 # heads of its attention; must divide `decoder_dim`
-)->ViTAutoencoder: # model
+@builds(ViTAutoencoder)
+def vit_ae()->ViTAutoencoder: # model, untrained
     "Vision transformer autoencoder, trained and used with hidden patches; its latent is `b dim h/patch_size w/patch_size`."
-    return ViTAutoencoder({'models': {'vit_ae': dict(ni=ni, image_size=image_size, patch_size=patch_size, dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim,
-        dropout=dropout, mask_ratio=mask_ratio, passes=passes, decoder_dim=decoder_dim, decoder_depth=decoder_depth, decoder_heads=decoder_heads)}})
 
 # %% ../../nbs/26_models.vit_ae.ipynb #c9f92ee4
 @patch

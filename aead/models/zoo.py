@@ -6,10 +6,8 @@
 __all__ = ['create_autoencoder', 'build_model']
 
 # %% ../../nbs/34_models.zoo.ipynb #248bb0c2
-import inspect
-
-from ..config import Config, did_you_mean
-from .base import BaseAutoencoder, model_registry
+from ..config import Config
+from .base import BaseAutoencoder, check_settings, model_registry
 from . import cnn_ae as _cnn_ae, diffusion_ae as _diffusion_ae, resnet_ae as _resnet_ae, vit_ae as _vit_ae # noqa: F401 (each registers itself)
 from .head import HeadedAutoencoder
 
@@ -20,10 +18,7 @@ def create_autoencoder(
 )->BaseAutoencoder: # model, untrained
     "A model by name; unknown settings are errors that name the nearest right one."
     f = model_registry.get_fn(name)
-    known = inspect.signature(f).parameters
-    for k in settings:
-        if k not in known: raise KeyError(f"unknown setting '{k}' of model '{f.__name__}'.{did_you_mean(k, list(known))}")
-    return f(**settings)
+    return f(**check_settings(f, settings))
 
 # %% ../../nbs/34_models.zoo.ipynb #5ff9f5c2
 def build_model(

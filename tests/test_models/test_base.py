@@ -1,15 +1,17 @@
 """The contract of a model, run over every entry of `model_registry`."""
-import inspect, re
+import inspect, pickle, re
+from copy import deepcopy
 from pathlib import Path
 
 import pytest, torch
+from fastcore.docments import docments
 from safetensors.torch import load_file, save_file
 
 import aead.models.zoo
 from aead.runs.benchmark import peak_memory
 from aead.config import Registry
 from aead.losses import WeightedLoss
-from aead.models.base import BaseAutoencoder, Recon, model_registry, model_settings
+from aead.models.base import BaseAutoencoder, Recon, model_registry
 from aead.models.zoo import create_autoencoder
 
 every_model = pytest.mark.parametrize('name', sorted(model_registry))
@@ -40,9 +42,9 @@ def trained(tiny_model, pictures):
 def test_every_family_is_imported_by_the_zoo():
     home = Path(aead.models.zoo.__file__).parent
     for f in home.glob('[!_]*.py'):
-        found = re.findall(r'^@model_registry\s*\ndef (\w+)', f.read_text(), re.M)
+        found = re.findall(r'^@model_registry\s*\n(?:@.*\n)*def (\w+)', f.read_text(), re.M)
         assert set(found) <= set(model_registry)
-        if found and f.stem!='zoo': assert re.search(rf'\b{f.stem}\b', Path(aead.models.zoo.__file__).read_text()), f'29_models.zoo does not import {f.stem}'
+        if found and f.stem!='zoo': assert re.search(rf'\b{f.stem}\b', Path(aead.models.zoo.__file__).read_text()), f'34_models.zoo does not import {f.stem}'
     assert isinstance(model_registry, Registry) and len(model_registry)
 
 @every_model
@@ -54,28 +56,51 @@ def test_builder(name, tiny_model):
     assert isinstance(m, BaseAutoencoder) and m.name==name and set(m.settings)==set(params)
 
 @every_model
+def test_builder_is_the_classes(name, tiny_model):
+    "Signature, defaults and comments of the builder are those of the class; defaults are written once."
+    f,cls = model_registry[name],type(tiny_model(name))
+    assert f.__name__==name==cls.name and f.__doc__ and inspect.signature(f).return_annotation is cls
+    assert inspect.signature(f).parameters==inspect.signature(cls).parameters
+    docs = docments(f)
+    assert all(docs[k] for k in (*inspect.signature(f).parameters, 'return')), docs
+
+@every_model
 def test_by_name_by_builder_and_by_class(name, tiny_model, pictures):
     x,cls,settings = pictures(2),type(tiny_model(name)),tiny_model(name).settings
     def make(f):
         torch.manual_seed(1)
         return f().eval()
     ms = [make(lambda: create_autoencoder(name, **settings)), make(lambda: create_autoencoder(model_registry[name], **settings)),
-          make(lambda: cls({'models': {name: settings, 'other': {'x':1}}}))]
+          make(lambda: cls(**settings)), make(lambda: cls({'models': {name: settings, 'other': {'x':1}}})),
+          make(lambda: cls.from_config({'data': {}, 'models': {name: settings}})), make(lambda: cls.from_config({name: settings}))]
     with torch.no_grad(): outs = [m(x) for m in ms]
     assert all(torch.equal(outs[0], o) for o in outs) and all(m.settings==settings for m in ms)
 
 @every_model
 def test_unknown_settings_are_named(name, tiny_model):
     cls = type(tiny_model(name))
-    for f in (lambda: create_autoencoder(name, nii=3), lambda: cls({'models': {name: {'nii':3}}}), lambda: model_settings(name, {'models': {name: {'nii':3}}})):
+    wrong = {'models': {name: {'nii':3}}}
+    for f in (lambda: create_autoencoder(name, nii=3), lambda: cls(nii=3), lambda: cls(wrong), lambda: cls.from_config(wrong)):
         with pytest.raises(KeyError, match=f"unknown setting 'nii' of model '{name}'.*'ni'"): f()
     with pytest.raises(KeyError, match=name): create_autoencoder(name+'x')
 
 @every_model
-def test_settings_lie_over_the_defaults(name):
+def test_settings_lie_over_the_defaults(name, tiny_model):
     defaults = {k:p.default for k,p in inspect.signature(model_registry[name]).parameters.items()}
-    assert model_settings(name)==defaults==model_settings(name, {})==model_settings(name, {'models': {}})
-    assert model_settings(name, {'models': {name: {'ni':5}}})=={**defaults, 'ni':5}
+    cls = type(tiny_model(name))
+    for o in (None, {}, {'models': {}}, {'models': None}, {'models': {name: None}}): assert cls.from_config(o).settings==defaults
+    assert cls.from_config({'models': {name: {'ni':5}}}).settings=={**defaults, 'ni':5}
+
+@every_model
+def test_settings_in_the_wrong_place_are_not_passed_over(name, tiny_model):
+    cls = type(tiny_model(name))
+    with pytest.raises(KeyError, match=rf"config\['models'\]\['{name}'\], got 'ni', 'nf'"): cls.from_config({'ni':1, 'nf':8})
+    with pytest.raises(ValueError, match=f"settings of model '{name}' must be a table"): cls.from_config({'models': {name: 5}})
+
+@every_model
+def test_copies_keep_their_settings(name, tiny_model):
+    m = tiny_model(name)
+    for o in (deepcopy(m), pickle.loads(pickle.dumps(m))): assert o.settings==m.settings and type(o) is type(m)
 
 @every_model
 @pytest.mark.parametrize('bad', [0, -1, 1.5, '3', None, True])
@@ -253,4 +278,4 @@ def test_memory_is_counted(name, tiny_model, pictures):
     assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items()) and all(p.grad is None for p in m.parameters())
 
 def test_base_alone_is_no_model():
-    with pytest.raises(KeyError): BaseAutoencoder()
+    with pytest.raises(ValueError, match="BaseAutoencoder is no family.*`name`"): BaseAutoencoder()

@@ -6,7 +6,6 @@ from torch import nn
 
 from aead.runs.benchmark import peak_memory
 from aead.losses import l1, l2, ssim
-from aead.models.base import model_settings
 from aead.models.diffusion import get_target, noises, predictions, sample_ddim, schedules
 from aead.models.diffusion_ae import DiffusionAutoencoder, PixelAttention, TimeBlock, UNet, diffusion_ae, time_features
 
@@ -85,7 +84,7 @@ def test_the_network_sees_thousandths_whatever_the_timesteps(monkeypatch):
 # --- the interface
 
 def test_settings():
-    s = model_settings('diffusion_ae')
+    s = DiffusionAutoencoder.from_config({}).settings
     assert s['timesteps']==1000 and s['steps']<=10
     m = DiffusionAutoencoder({'models': {'diffusion_ae': {'timesteps': 60, 'start': .5, 'dim_mults': [1,2]}}})
     assert m.timesteps==60==m.schedule.timesteps and m.start==30 and m.settings['dim']==s['dim']
