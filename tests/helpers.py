@@ -2,7 +2,7 @@
 import csv, re
 from pathlib import Path
 
-import cv2, numpy as np, tifffile, yaml
+import cv2, numpy as np, pandas as pd, tifffile, yaml
 
 N_TRAIN,N_GOOD,N_BAD = 24,6,5 # pictures to train on, good and defective ones to test
 
@@ -93,3 +93,14 @@ def check_static(file):
     assert not [o for o in re.findall(r'''(?:src|href|data|poster|action)\s*=\s*["']?([^"'\s>]*)''', t) if not o.startswith(('data:','#'))]
     assert not re.findall(r'@import|url\(\s*["\']?(?!data:|#)\w|<link|<iframe|fetch\(|XMLHttpRequest', t)
     return t
+
+def made_up_scores(seed=0, lift=1., n=40, **kw):
+    "A table of scores of `n` images, every second one defective, two images a group; `kw` are more columns."
+    rng = np.random.default_rng(seed)
+    y = np.arange(n)%2
+    t = pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'label': y, 'defect': np.where(y, 'dent', 'good'), 'split': 'test'})
+    return t.assign(group=np.arange(n)//2//2*2+y, score=lift*y+rng.normal(size=n), **kw)
+
+def made_up_decisions(seed, lift):
+    "The same for 80 independent images, with decisions."
+    return made_up_scores(seed, lift, 80).assign(group=range(80), decision=lambda t: (t.score>1).astype(int))
