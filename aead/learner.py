@@ -379,7 +379,7 @@ def anomaly_learner(
     metrics=None, # as in fastai: functions of the reconstruction and `clean, mask, valid`
     cbs=None, # further callbacks
     trim:float=0., # share of the training images to leave out as suspicious, see `Trim`; 0: none
-    mask_loss=None # of a head: weights of losses, or `(logits, mask, valid) -> scalar`; None: `{'focal': 10, 'dice': 1}`
+    mask_loss=None # the same of a head, or `(logits, mask, valid) -> scalar`; None: `{'focal': 10, 'dice': 1}`
 )->AnomalyLearner: # learner
     "A fastai learner for an autoencoder."
     loss = loss if callable(loss) else WeightedLoss(loss or {'l1':1., 'ssim':1.})

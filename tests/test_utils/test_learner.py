@@ -1,16 +1,17 @@
-"""Training: the same from the same seed, exact after an interruption, averaged, clipped, and stopped by a loss that is not finite."""
+"""Training: repeatable, exact after an interruption, averaged, clipped, and stopped by a loss that is not finite."""
 import json, os
 from functools import partial
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
+from fastai.torch_core import set_seed
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from aead.files import SCHEMA
 from aead.data.loaders import get_dls
-from aead.learner import AnomalyLearner, anomaly_learner, set_seed, train_model
+from aead.learner import AnomalyLearner, anomaly_learner, train_model
 from aead.losses import WeightedLoss, l1
 
 LOSS = {'l1':1., 'ssim':1.}
@@ -24,16 +25,18 @@ def settings(cfg):
 @pytest.fixture
 def make(synth, tiny_model):
     "A new learner: `make(path)`, `make(ema=0, clip=0, model=dict(nf=4))`."
-    def f(path=None, seed=0, augment=True, model={}, **kw):
+    def f(path=None, seed=0, augment=True, model=None, **kw):
         set_seed(seed)
         dls = get_dls(synth, 32, 4, augment=augment, seed=seed, workers=0, device='cpu')
-        return anomaly_learner(dls, tiny_model(**{'ni':1, **model}), **{'lr':5e-3, 'path':path, **kw})
+        return anomaly_learner(dls, tiny_model(**{'ni':1, **(model or {})}), **{'lr':5e-3, 'path':path, **kw})
     return f
 
 @pytest.fixture
 def run(synth, settings):
     "Trains by settings: `run(path, resume=True, ema=0)`."
-    return lambda path=None, resume=False, df=None, **kw: train_model(one_channel(settings(**kw)), synth if df is None else df, path, resume, 'cpu')
+    def f(path=None, resume=False, df=None, **kw):
+        return train_model(one_channel(settings(**kw)), synth if df is None else df, path, resume, 'cpu')
+    return f
 
 def one_channel(cfg):
     cfg.models['cnn_ae'] = {**cfg.models['cnn_ae'], 'ni':1}
@@ -58,7 +61,8 @@ class Spy(Callback):
 
 def test_same_seed_same_weights(run):
     a = weights(run())
-    torch.rand(7); np.random.rand(3)
+    torch.rand(7)
+    np.random.rand(3)
     assert same(a, weights(run()))
     b = weights(run(seed=1))
     assert not any(torch.equal(a[k], b[k]) for k in a if k.endswith('0.weight'))
@@ -102,7 +106,8 @@ def test_resuming_changes_nothing(run, whole, tmp_path, monkeypatch, after):
     done = after//EPOCH
     assert (tmp_path/'checkpoint.safetensors').exists()==(done>0)
     if done: assert len(pd.read_csv(tmp_path/'history.csv'))==done
-    torch.rand(3); np.random.rand(3)                          # another process has other random numbers
+    torch.rand(3)
+    np.random.rand(3)  # another process has other random numbers
     assert same(weights(run(tmp_path, resume=True)), whole[0])
     assert pd.read_csv(tmp_path/'history.csv').drop(columns='seconds').equals(whole[1])
     assert {o.name for o in tmp_path.iterdir()}=={'checkpoint.safetensors','history.csv','whole'}
@@ -173,8 +178,10 @@ def bad_loss(good, value):
 def test_a_loss_that_is_not_finite_stops(make, tmp_path, value, good):
     learn = make(tmp_path, loss=bad_loss(good, value))
     epoch,batch = divmod(good, STEPS)
-    with pytest.raises(ValueError, match=f'the loss became {value} at batch {batch} of epoch {epoch}') as e: learn.fit_one_cycle(N)
-    assert ('nothing was learned' in str(e.value))==(epoch==0) and 'learning rate' in str(e.value) and '\n' not in str(e.value)
+    told = f'the loss became {value} at batch {batch} of epoch {epoch}'
+    with pytest.raises(ValueError, match=told) as e: learn.fit_one_cycle(N)
+    assert ('nothing was learned' in str(e.value))==(epoch==0)
+    assert 'learning rate' in str(e.value) and '\n' not in str(e.value)
     assert all(torch.isfinite(v).all() for v in learn.model.state_dict().values())
     assert (tmp_path/'checkpoint.safetensors').exists()==(epoch>0)
     if epoch:
@@ -208,7 +215,8 @@ def test_lr_find_after_training(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     learn = make(tmp_path/'run')
     learn.fit_one_cycle(2)
-    before,raw,h = weights(learn.model),(tmp_path/'run'/'checkpoint.safetensors').read_bytes(),list(learn.checkpoint.history)
+    raw = (tmp_path/'run'/'checkpoint.safetensors').read_bytes()
+    before,h = weights(learn.model),list(learn.checkpoint.history)
     avg = {k:v.clone() for k,v in learn.ema.avg.items()}
     learn.lr_find(show_plot=False, num_it=12)
     assert same(weights(learn.model), before) and same(learn.ema.avg, avg) and learn.checkpoint.history==h
@@ -234,7 +242,9 @@ def test_looking_between_two_fits_changes_nothing(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     a,b = make(),make()
     for o in (a,b): o.fit_one_cycle(1)
-    b.get_preds(); b.validate(); b.lr_find(show_plot=False, num_it=5)
+    b.get_preds()
+    b.validate()
+    b.lr_find(show_plot=False, num_it=5)
     for o in (a,b): o.fit_one_cycle(2)
     assert same(weights(a.model), weights(b.model))
 
@@ -245,7 +255,10 @@ def test_the_average_by_hand(make, decay):
     "Double precision, one weight at a time; the decay starts small: (1+n)/(10+n)."
     seen,swaps = [],[]
     def floats(m): return {k:v.double().clone() for k,v in m.state_dict().items() if v.is_floating_point()}
-    learn = make(ema=decay, cbs=[Spy(99, after_step=lambda s: seen.append(floats(s.model)), before_validate=lambda s: swaps.append(floats(s.model)))])
+    def close(a, b): return all(torch.allclose(a[k].double(), b[k], atol=1e-5) for k in b)
+    spies = [Spy(99, after_step=lambda s: seen.append(floats(s.model))),
+             Spy(99, before_validate=lambda s: swaps.append(floats(s.model)))]
+    learn = make(ema=decay, cbs=spies)
     avg = floats(learn.model)
     learn.fit_one_cycle(4)
     assert len(seen)==4*STEPS
@@ -254,7 +267,6 @@ def test_the_average_by_hand(make, decay):
         d = min(decay, (1+n)/(10+n))
         avg = {k: d*avg[k]+(1-d)*w[k] for k in w}
         if n%STEPS==0: at_epoch.append(avg)
-    close = lambda a,b: all(torch.allclose(a[k].double(), b[k], atol=1e-5) for k in b)
     assert close(learn.ema.avg, avg)
     assert all(close(a, b) for a,b in zip(swaps, at_epoch))                 # validation looks at the average
     best = int(np.argmin([o['valid_loss'] for o in learn.checkpoint.history]))
@@ -263,12 +275,11 @@ def test_the_average_by_hand(make, decay):
 
 def test_training_goes_on_with_the_raw_weights(make):
     "Averaging looks on: the weights that are trained are those of a run without it."
-    runs = []
-    for decay in (0, .99):
+    def train(decay):
         seen = []
         make(ema=decay, cbs=[Spy(99, after_step=lambda s: seen.append(weights(s.model)))]).fit_one_cycle(3)
-        runs.append(seen)
-    assert all(same(a, b) for a,b in zip(*runs))
+        return seen
+    assert all(same(a, b) for a,b in zip(train(0), train(.99), strict=True))
 
 def test_validation_loss_is_that_of_the_average(make):
     learn = make(fast=False, loss=LOSS)
@@ -281,7 +292,8 @@ def test_train_loss_is_the_mean_over_images(make):
     seen = []
     learn = make(cbs=[Spy(after_batch=lambda s: seen.append(s.loss.item()) if s.training else None)])
     learn.fit_one_cycle(2)
-    assert np.allclose([o['train_loss'] for o in learn.checkpoint.history], np.reshape(seen, (2,STEPS)).mean(1), atol=1e-6)
+    kept = [o['train_loss'] for o in learn.checkpoint.history]
+    assert np.allclose(kept, np.reshape(seen, (2,STEPS)).mean(1), atol=1e-6)
 
 # --- gradients
 
@@ -302,13 +314,15 @@ def test_clipping(make, clip):
 def test_without_the_fast_path(make):
     fast,slow = make(fast=True),make(fast=False)
     for o in (fast,slow): o.fit_one_cycle(3)
-    a,b = ([o['valid_loss'] for o in l.checkpoint.history] for l in (fast,slow))
+    a,b = ([o['valid_loss'] for o in learn.checkpoint.history] for learn in (fast,slow))
     assert np.allclose(a, b, rtol=.1) and not any('FastPath' in type(o).__name__ for o in slow.cbs)
-    for l in (fast,slow): assert all(p.dtype==torch.float32 for p in l.model.parameters())
+    for learn in (fast,slow): assert all(p.dtype==torch.float32 for p in learn.model.parameters())
 
 def test_the_fast_path_computes_the_loss_in_float32(make, bf16):
     seen = []
-    def loss(x, xr, valid=None): seen.extend([x.dtype, xr.dtype, (x@x.transpose(-1,-2)).dtype]); return l1(x, xr).mean()
+    def loss(x, xr, valid=None):
+        seen.extend([x.dtype, xr.dtype, (x@x.transpose(-1,-2)).dtype])
+        return l1(x, xr).mean()
     learn = make(loss=loss)
     learn.fit_one_cycle(1)
     assert set(seen)=={torch.float32} and not torch.is_autocast_enabled('cpu')
@@ -316,24 +330,32 @@ def test_the_fast_path_computes_the_loss_in_float32(make, bf16):
     assert not torch.is_autocast_enabled('cpu')
 
 def test_the_fast_path_sees_the_same_batches(make):
-    xs = []
-    for fast in (True,False):
+    def train(fast):
         seen = []
-        make(fast=fast, cbs=[Spy(99, before_batch=lambda s: seen.append((s.xb[0].contiguous().clone(), s.yb[0].clone())) if s.training else None)]).fit_one_cycle(2)
-        xs.append(seen)
-    assert len(xs[0])==2*STEPS and all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a,b in zip(*xs))
+        def look(s):
+            if s.training: seen.append((s.xb[0].contiguous().clone(), s.yb[0].clone()))
+        make(fast=fast, cbs=[Spy(99, before_batch=look)]).fit_one_cycle(2)
+        return seen
+    fast,slow = train(True),train(False)
+    assert len(fast)==2*STEPS
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a,b in zip(fast, slow, strict=True))
 
 # --- the rest of the door
 
 def test_metrics_see_the_reconstruction(make, bf16):
     seen = []
-    def metric(xr, clean, mask, valid): seen.append((xr.shape, clean.shape, mask.shape, valid.shape)); assert xr.dtype==torch.float32; return (xr-clean).abs().mean()
+    def metric(xr, clean, mask, valid):
+        seen.append((xr.shape, clean.shape, mask.shape, valid.shape))
+        assert xr.dtype==torch.float32
+        return (xr-clean).abs().mean()
     make(metrics=metric).fit_one_cycle(1)
     assert set(seen)=={((2,1,32,32),(2,1,32,32),(2,32,32),(2,32,32))}
 
 def test_loss_may_be_weights_or_a_function(make):
-    a = make(loss={'l1':1.}); a.fit_one_cycle(1)
-    b = make(loss=lambda x,xr,valid=None: l1(x, xr).mean()); b.fit_one_cycle(1)
+    a,b = make(loss={'l1':1.}),make(loss=lambda x,xr,valid=None: l1(x, xr).mean())
+    for o in (a,b):
+        set_seed(0)
+        o.fit_one_cycle(1)
     assert same(weights(a.model), weights(b.model))
     with pytest.raises(KeyError, match="unknown error map or loss 'l3'.*l1"): make(loss={'l3':1.})
 
@@ -357,16 +379,24 @@ def test_padding_does_not_enter_the_loss(synth, tiny_model):
     assert 0 < valid.mean() < 1
     seen = []
     f = learn.loss_func
-    learn.loss_func = lambda x,xr,valid=None: (seen.append((f(x, xr, valid), ((x-xr).abs().mean(1)*valid).sum()/valid.sum())), seen[-1][0])[1]
+    def loss(x, xr, valid=None):
+        seen.append((f(x, xr, valid), ((x-xr).abs().mean(1)*valid).sum()/valid.sum()))
+        return seen[-1][0]
+    learn.loss_func = loss
     learn.fit_one_cycle(1)
     assert seen and all(torch.isclose(a, b, atol=1e-6) for a,b in seen)
 
 def test_every_epoch_has_its_own_order_and_augmentation(make):
     "As the loader gives them when asked by number; a resumed run asks for the right ones."
-    for augment in (False,True):
+    def train(augment):
         seen = []
-        learn = make(augment=augment, cbs=Spy(99, before_batch=lambda s: seen.append(s.yb[0].clone()) if s.training else None))
+        def look(s):
+            if s.training: seen.append(s.yb[0].clone())
+        learn = make(augment=augment, cbs=Spy(99, before_batch=look))
         learn.fit_one_cycle(3)
+        return learn,seen
+    for augment in (False,True):
+        learn,seen = train(augment)
         for k in range(3):
             learn.dls.train.set_epoch(k)
             assert all(torch.equal(a, b[0]) for a,b in zip(seen[k*STEPS:], learn.dls.train))
@@ -393,7 +423,9 @@ HEADED = dict(head={'nf':8, 'depth':2, 'memory':16}, data=dict(defects=.6))
 @pytest.fixture
 def run_headed(synth, cfg):
     "Trains a model with a head: `run_headed(path, steps=9)`."
-    return lambda path=None, resume=False, df=None, **kw: train_model(one_channel(cfg(train={'bs':4, 'steps':9, **kw}, **HEADED)), synth if df is None else df, path, resume, 'cpu')
+    def f(path=None, resume=False, **kw):
+        return train_model(one_channel(cfg(train={'bs':4, 'steps':9, **kw}, **HEADED)), synth, path, resume, 'cpu')
+    return f
 
 def test_the_same_seed_gives_the_same_head_and_memory(run_headed):
     a,b,c = (run_headed(seed=s).state_dict() for s in (0,0,1))
@@ -424,7 +456,7 @@ def test_passes_longer_than_the_data_resume_exactly(run_headed, tmp_path, monkey
 
 def test_suspects_stay_left_out_after_resuming(synth, cfg, tmp_path, monkeypatch):
     kw = dict(train=dict(bs=4, epochs=4, trim=.2))
-    train = lambda path, resume=False: train_model(one_channel(cfg(**kw)), synth, path, resume, 'cpu').state_dict()
+    def train(path, resume=False): return train_model(one_channel(cfg(**kw)), synth, path, resume, 'cpu').state_dict()
     whole = train(tmp_path/'a')
     real = AnomalyLearner._do_one_batch
     def cut(self):
@@ -440,7 +472,9 @@ def test_trim_leaves_out_what_is_odd(synth, tiny_model, tmp_path):
     import cv2
     odd = synth.copy()
     rows = odd.index[odd.split=='train']
-    for i in rows[:2]: odd.loc[i, 'path'] = str(tmp_path/f'{i}.png'); cv2.imwrite(odd.path[i], np.random.default_rng(i).integers(0, 2, (32,32), np.uint8)*255)
+    for i in rows[:2]:
+        odd.loc[i, 'path'] = str(tmp_path/f'{i}.png')
+        cv2.imwrite(odd.path[i], np.random.default_rng(i).integers(0, 2, (32,32), np.uint8)*255)
     set_seed(0)
     learn = anomaly_learner(get_dls(odd, 32, 4, workers=0, device='cpu'), tiny_model(ni=1), lr=5e-3, trim=2/len(rows))
     learn.fit_one_cycle(4, 5e-3)

@@ -71,7 +71,8 @@ def test_images_do_not_see_their_neighbours(name):
     x,xr = noise(4,3,20,20),noise(4,3,20,20, seed=1)
     m = err_maps[name](x, xr)
     for i in range(4): assert torch.allclose(err_maps[name](x[i:i+1], xr[i:i+1])[0], m[i], atol=1e-6)
-    y = xr.clone(); y[1:] = 1-y[1:]
+    y = xr.clone()
+    y[1:] = 1-y[1:]
     assert torch.allclose(err_maps[name](x, y)[0], m[0], atol=1e-6)
     g = xr.clone().requires_grad_()
     err_maps[name](x, g)[2].sum().backward()
@@ -220,7 +221,8 @@ def test_scales_of_gradient_similarity():
     assert [len(list(image_pyramid(noise(1,1,h,99), 4, 8))) for h in (1,7,14,15,28,29,56,57,200)]==[1,1,1,2,2,3,3,4,4]
     x,y = noise(1,1,64,64),noise(1,1,64,64, seed=1)
     assert not torch.allclose(msgms(x, y, scales=2), msgms(x, y), atol=1e-3)
-    edge = torch.zeros(1,1,32,32); edge[...,15:] = 1
+    edge = torch.zeros(1,1,32,32)
+    edge[...,15:] = 1
     assert torch.allclose(grad_magnitude(edge)[0,0,9], F.pad(torch.ones(2), (14,16)), atol=1e-5)
 
 @pytest.mark.parametrize('hw', [(1,1),(13,40),(64,57)], ids=by_size)
@@ -254,7 +256,7 @@ class Tiny(nn.Module):
     "An encoder whose output would change in training mode."
     def __init__(self, ni=3):
         super().__init__()
-        conv = lambda i,o: nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.GELU(), nn.Dropout(.5))
+        def conv(i, o): return nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.GELU(), nn.Dropout(.5))
         self.a,self.b = conv(ni, 6),conv(6, 8)
     def forward(self, x): return [f := self.a(x), self.b(f)]
 
@@ -319,13 +321,13 @@ W = np.array([.0448,.2856,.3001,.2363,.1333])
 
 def np_ms_ssim(a, b):
     "Of one channel, float64, with SciPy's Gaussian; also the lowest of the means that are multiplied."
-    blurred = lambda o: ndimage.gaussian_filter(o, 1.5, truncate=3.5, mode='mirror')
+    def blurred(o): return ndimage.gaussian_filter(o, 1.5, truncate=3.5, mode='mirror')
     means = []
-    for j in range(5):
+    for _ in range(5):
         ma,mb = blurred(a),blurred(b)
         cs = (2*(blurred(a*b)-ma*mb)+.0009)/(blurred(a*a)-ma**2+blurred(b*b)-mb**2+.0009)
-        l = (2*ma*mb+.0001)/(ma**2+mb**2+.0001)
-        means.append((cs.mean(), (l*cs).mean()))
+        light = (2*ma*mb+.0001)/(ma**2+mb**2+.0001)
+        means.append((cs.mean(), (light*cs).mean()))
         if min(-(-n//2) for n in a.shape)<11: break
         a,b = np_half(a),np_half(b)
     n = len(means)
@@ -337,7 +339,8 @@ def test_ms_ssim_is_that_of_scipy(shape):
     checked = 0
     for seed in range(4 if shape[0]>100 else 10):
         rng = np.random.default_rng(seed)
-        a = ndimage.gaussian_filter(rng.random((*shape,2)), (1+seed%3,1+seed%3,0)); a = (a-a.min())/np.ptp(a)
+        a = ndimage.gaussian_filter(rng.random((*shape,2)), (1+seed%3,1+seed%3,0))
+        a = (a-a.min())/np.ptp(a)
         b = [a+rng.normal(0,.05+.1*(seed%4),a.shape), a**2, np.roll(a,1,0)][seed%3]
         want = [np_ms_ssim(a[...,i], b[...,i]) for i in (0,1)]
         if min(o[1] for o in want)<.01: continue
@@ -347,7 +350,8 @@ def test_ms_ssim_is_that_of_scipy(shape):
 
 def test_ms_ssim_of_one_scale_is_ssim():
     for h in (3,11,20):
-        x = noise(2,1,h,40); y = x*.8+.1
+        x = noise(2,1,h,40)
+        y = x*.8+.1
         assert torch.isclose(MSSSIMLoss()(x, y), SSIMloss()(x, y), atol=1e-5)
     x = noise(2,1,21,40)
     assert not torch.isclose(MSSSIMLoss()(x, x*.5), SSIMloss()(x, x*.5), atol=1e-4)
@@ -391,13 +395,14 @@ def test_perceptual_loss_of_vgg16(vgg, tmp_path):
     "From a file, against its layers one by one."
     from safetensors.torch import save_file
     torch.manual_seed(1)
-    vgg.mean.copy_(torch.rand(3)); vgg.std.copy_(torch.rand(3)+.5)
+    vgg.mean.copy_(torch.rand(3))
+    vgg.std.copy_(torch.rand(3)+.5)
     save_file(vgg.state_dict(), tmp_path/'vgg.safetensors')
     x,xr = noise(2,3,32,32),noise(2,3,32,32, seed=1)
     def features(o):
         fs,o = [],(o-vgg.mean[:,None,None])/vgg.std[:,None,None]
-        for i,l in enumerate(vgg.net.features):
-            o = l(o)
+        for i,layer in enumerate(vgg.net.features):
+            o = layer(o)
             if i in (3,8,15,22): fs.append(o)
         return fs
     loss = PerceptualLoss(weights=tmp_path/'vgg.safetensors')
@@ -453,7 +458,9 @@ def test_perceptual_channels():
     assert grey(x[:,:1], 1-x[:,:1])>0
 
 def test_perceptual_error_map():
-    x = noise(2,3,32,32); xr = x.clone(); xr[0,:,8:14,20:26] = 1-xr[0,:,8:14,20:26]
+    x = noise(2,3,32,32)
+    xr = x.clone()
+    xr[0,:,8:14,20:26] = 1-xr[0,:,8:14,20:26]
     loss = make('perceptual')
     m = loss.error_map(x, xr)
     assert m.shape==(2,32,32) and (m>=0).all() and m[1].max()<1e-9
@@ -526,7 +533,7 @@ def test_focal_closed_forms():
     assert torch.isclose(FocalLoss(0, .5)(z, y, valid), F.binary_cross_entropy_with_logits(z[...,:4], y[...,:4])/2)
     assert torch.isclose(FocalLoss(2, .25)(torch.zeros(1,3,3), torch.ones(1,3,3)), torch.tensor(.0625*math.log(2)))
     certain = FocalLoss()(torch.full((1,3,3), 8.), torch.ones(1,3,3)).item()
-    assert abs(certain/(.25*math.exp(-24))-1)<2e-3       # p_t is nearly 1 in float32; (1-p_t)² log p_t is not 0
+    assert abs(certain/(.25*math.exp(-24))-1)<2e-3  # p_t is nearly 1 in float32; (1-p_t)² log p_t is not 0
 
 @pytest.mark.parametrize('gamma', [0,1,2.,5.])
 @pytest.mark.parametrize('scale', [1,30,1e4])
@@ -535,7 +542,8 @@ def test_focal_is_that_of_torchvision(gamma, scale):
     y,valid = rare(3,12,15),rare(3,12,15, share=.7, seed=9)
     z,ref = (logits(3,12,15, scale=scale).double().requires_grad_() for _ in range(2))
     a,b = FocalLoss(gamma, .25)(z, y, valid),masked_mean(sigmoid_focal_loss(ref, y.double(), .25, gamma), valid)
-    a.backward(); b.backward()
+    a.backward()
+    b.backward()
     assert torch.isclose(a, b, rtol=1e-9) and torch.allclose(z.grad, ref.grad, rtol=1e-6, atol=1e-12)
 
 @pytest.mark.parametrize('gamma', [.1,.5,.9])
@@ -564,10 +572,14 @@ def test_mask_settings(cls, kw):
 def test_a_defect_is_found(loss, side, start):
     "A logistic regression learns it from one pixel in a thousand with focal loss, from one in sixteen with Dice."
     x,y = noise(8,32,32),torch.zeros(8,32,32)
-    y[:,9:9+side,9:9+side] = 1; x[y==1] += 2
+    y[:,9:9+side,9:9+side] = 1
+    x[y==1] += 2
     w = torch.tensor([0.,start], requires_grad=True)
     opt = torch.optim.Adam([w], .2)
-    for _ in range(200): opt.zero_grad(); loss(w[0]*x+w[1], y).backward(); opt.step()
+    for _ in range(200):
+        opt.zero_grad()
+        loss(w[0]*x+w[1], y).backward()
+        opt.step()
     z = (w[0]*x+w[1]).detach()
     assert z[y==1].min()>z[y==0].max() and z[y==1].mean()>0>z[y==0].mean()
 
@@ -580,7 +592,8 @@ def plain(x, xr, valid, f):
 
 def test_weighted_loss_is_the_weighted_sum():
     x,xr = noise(3,2,24,24),noise(3,2,24,24, seed=1)
-    valid = (noise(3,24,24, seed=2)>.3).float(); valid[1,:,:15] = 0
+    valid = (noise(3,24,24, seed=2)>.3).float()
+    valid[1,:,:15] = 0
     whole = make('perceptual', 2)
     for v in (None, valid):
         ones = torch.ones_like(valid) if v is None else valid
@@ -601,7 +614,8 @@ def test_the_mean_of_the_map_is_the_loss(name):
 def test_pixels_that_do_not_count_do_not_matter(names):
     x,xr,valid = noise(2,3,48,48),noise(2,3,48,48, seed=1),torch.ones(2,48,48)
     valid[:,:16] = 0
-    y = xr.clone(); y[:,:,:16] = 5.
+    y = xr.clone()
+    y[:,:,:16] = 5.
     for k in names:
         loss = WeightedLoss({make(k) if k in losses else k: 1.})
         assert torch.isclose(loss(x, xr, valid), loss(x, y, valid))

@@ -16,7 +16,8 @@ def val(synth): return ImageDataset(synth[(synth.split=='train') & (synth.label=
 @pytest.mark.parametrize('hw', [(32,32),(32,48)])
 def test_flips_make_the_map_follow_the_image(hw, model, pictures):
     g,x = ScoringGraph(model, {'l1':1., 'ssim':.5}, flips=True),pictures(3, 1, hw)
-    valid = torch.ones(3,*hw); valid[:,:,:4] = 0
+    valid = torch.ones(3,*hw)
+    valid[:,:,:4] = 0
     with torch.no_grad():
         for d in ((3,),(2,),(2,3)):
             md = [o-1 for o in d]
