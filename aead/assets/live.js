@@ -7,7 +7,7 @@ const all = [...rows.score.keys()]
 const defective = all.filter(i => rows.label[i])
 const good = all.filter(i => !rows.label[i])
 
-// Thresholds that flag different images: each score (an image is flagged above the threshold), and one below all scores.
+// Thresholds that flag different images: each score (an image is flagged above the threshold), and one below all.
 const cuts = [...new Set(rows.score)].sort((a, b) => a - b)
 const lowest = cuts[0] - Math.max(1e-9, Math.abs(cuts[0]) * 1e-3)
 const slider = byId('live-slider')

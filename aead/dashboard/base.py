@@ -11,7 +11,7 @@ import html, io
 import ipywidgets as w, numpy as np, traitlets
 from PIL import Image
 
-from ..report.run import Markup
+from ..report.html import Markup
 
 # %% ../../nbs/90_dashboard.base.ipynb #5202380a
 def to_png(

@@ -11,7 +11,7 @@ from fastcore.basics import patch
 
 from ..calibration import outcome
 from ..viz.curves import plot_histogram, plot_roc_at, plot_scores
-from ..report.run import Markup
+from ..report.html import Markup
 from .base import as_text, Chart, Gallery, Panel, to_png
 from .run_view import pictures
 

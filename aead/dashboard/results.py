@@ -13,7 +13,7 @@ from ..data.preprocessing import read_mask, resize_region
 from ..calibration import cost_thresholds
 from ..stats import describe_scores
 from ..viz.curves import colors, make_figure
-from ..report.run import Markup
+from ..report.html import Markup
 from .base import as_text, Chart, Gallery, html_table, Panel
 from .run_view import RunView
 

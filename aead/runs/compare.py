@@ -14,8 +14,7 @@ from ..files import load_yaml
 from ..config import config_from_dict
 from ..data.catalog import read_catalog
 from ..compare import compare_models
-from ..viz.compare import get_models
-from ..report.comparison import write_comparison
+from ..report.comparison import ImageSource, RunParts, write_comparison
 from .folder import data_root, find_runs, load_metrics, load_results
 from .benchmark import get_costs
 
@@ -26,7 +25,7 @@ def _run_pictures(folder):
     t = read_catalog(folder/'scores.csv', data_root(cfg, folder))
     t = t[t.split=='test'].reset_index(drop=True)
     top = load_metrics(folder).iloc[0].get('heat_max')
-    return t, folder, cfg.data.resize, 1. if top is None or pd.isna(top) else float(top)
+    return ImageSource(t, folder, cfg.data.resize, 1. if top is None or pd.isna(top) else float(top))
 
 def _run_curve(folder):
     "A run's PRO curve, or None."
@@ -50,9 +49,8 @@ def compare_runs(
     if out is None: return rows
     results = {str(k): o for k,o in t.groupby(by, sort=False)}
     folders = {f.relative_to(o).as_posix() if f!=o else o.resolve().name: f for o in runs if o.is_dir() for f in find_runs(o)} if by=='run' else {}
-    costs = get_costs(folders, device=device)
-    quality = pd.DataFrame([{'run': r['model'], metric: r['value'], f'{metric}_low': r['low'], f'{metric}_high': r['high']} for r in rows])
     whole = all((f/o).is_file() for f in folders.values() for o in ('config.yaml','metrics.json'))
-    write_comparison(out, results, metric, rows, {k: c for k,f in folders.items() if (c := _run_curve(f)) is not None},
-                     get_models(quality, costs) if len(costs) else None, {k: _run_pictures(f) for k,f in folders.items()} if folders and whole else None)
+    curves = {k: c for k,f in folders.items() if (c := _run_curve(f)) is not None}
+    images = {k: _run_pictures(f) for k,f in folders.items()} if folders and whole else {}
+    write_comparison(out, results, metric, rows, RunParts(curves, images, get_costs(folders, device=device)))
     return rows

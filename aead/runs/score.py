@@ -28,7 +28,7 @@ from ..stats import group_interval, PixelHistograms, why_no_interval
 from ..viz.images import overlay, pick_examples
 from ..viz.curves import get_curve, get_pro_curve
 from ..report.interactive import get_thumbnail
-from ..report.run import write_report
+from ..report.run import RunReport, write_report
 from .folder import data_root
 
 # %% ../../nbs/85_runs.score.ipynb #3385650d
@@ -206,8 +206,8 @@ def _write_evaluation(out, run, det, scored, metrics, thumbs, pixels, histograms
     shown = t.assign(path=[Path(p).relative_to(root).as_posix() if Path(p).is_relative_to(root) else p for p in t.path])
     ex = _examples(det, t)
     for o in (e for v in ex.values() for e in v): o['path'] = dict(zip(t.path, shown.path))[o['path']]
-    write_report(out/'report.html', {**config_to_dict(det.cfg), 'name': Path(run).resolve().name}, metrics, shown, history, ex, notes,
-                 {i: thumbs[j] for i,j in enumerate(at)}, pro)
+    config,pictures = {**config_to_dict(det.cfg), 'name': Path(run).resolve().name},{i: thumbs[j] for i,j in enumerate(at)}
+    write_report(out/'report.html', RunReport(config, metrics, shown, history, ex, notes, pictures, pro))
     with atomic_write(out/'metrics.json') as p: p.write_text(json.dumps(metrics, indent=1, allow_nan=False))
 
 # %% ../../nbs/85_runs.score.ipynb #acc44007

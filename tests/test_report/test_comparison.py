@@ -1,40 +1,91 @@
-"""The page of a comparison: of runs, and of tables alone."""
-import shutil
+"The page about several runs: tables of scores alone, with images, with names that would do harm."
+import re
 
 import numpy as np, pandas as pd, pytest
+from PIL import Image
 
-from aead.report.comparison import write_comparison
-from aead.runs.benchmark import get_costs
-from aead.runs.compare import compare_runs
-from aead.runs.train import train_run
+from aead.compare import compare_models
+from aead.report.comparison import describe_comparison, ImageSource, RunParts, write_comparison
 
-from ..helpers import check_static, made_up_scores as scores
+from .pages import check, EVIL
+from .test_interactive import read
 
-def test_page_of_runs(cfg, tmp_path):
-    "Figures, curves, differences, pictures and costs of real runs; and what is said when parts are lost."
-    for k in (0,1): train_run(tmp_path/'runs'/f'run{k}', cfg(train=dict(epochs=1, seed=k), data=dict(category='brick')))
-    both = [tmp_path/'runs'/f'run{k}' for k in (0,1)]
-    rows = compare_runs(both, out=tmp_path/'c.html')
-    page = check_static(tmp_path/'c.html')
-    assert {r['model'] for r in rows}=={'run0','run1'} and rows==compare_runs(both)
-    for r in rows: assert f'{r["value"]:.3f}' in page and f'{r["low"]:.3f} to {r["high"]:.3f}' in page
-    assert not [o for o in ('No curve of the pixels','No costs','no anomaly map','cannot be read here') if o in page]
-    assert page.count('class="card"')==8 and page.count('<script')==4 and (tmp_path/'c.html').stat().st_size<10_000_000
-    c = get_costs({'x': both[0]}, 3)
-    assert c.median_ms[0]>0 and np.isclose(c.file_mib[0], (both[0]/'model.safetensors').stat().st_size/2**20)
-    shutil.rmtree(both[1]/'maps'); (both[1]/'curves.csv').unlink(); (both[0]/'model.safetensors').unlink(); (both[1]/'model.safetensors').unlink()
-    compare_runs(both, out=tmp_path/'c.html')
-    page = (tmp_path/'c.html').read_text()
-    assert 'No curve of the pixels for run1' in page and 'no anomaly map' in page and 'No costs' in page
-    shutil.rmtree(both[0]/'data'); shutil.rmtree(both[1]/'data')
-    compare_runs(both, out=tmp_path/'c.html')
-    assert 'the image cannot be read here' in (tmp_path/'c.html').read_text()
+def scores(seed=0, lift=1., n=40, **kw):
+    "Every image of a part of its own; a decision at 1."
+    rng = np.random.default_rng(seed)
+    y = np.arange(n)%2
+    t = pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'label': y, 'defect': np.where(y, 'dent', 'good'), 'group': np.arange(n), 'split': 'test'})
+    return t.assign(score=lift*y+rng.normal(size=n), **kw).assign(decision=lambda t: (t.score>1).astype(int))
 
-def test_page_of_tables(tmp_path):
-    "Scores alone: several folds are not drawn as one curve; names of strangers do no harm; one model is no comparison."
-    evil = '</script><img src=x onerror=alert(1)>'
-    folds = {k: pd.concat([scores(i+s, 2., fold=i) for i in (0,1)]) for k,s in ((evil,0),('b',5))}
-    page = write_comparison(tmp_path/'c.html', folds).read_text()
-    assert '<img src=x' not in page and 'scores of different folds are never pooled' in page and page.count('<script')==4
-    assert 'There is one model' in write_comparison(tmp_path/'c.html', {'a': scores()}).read_text()
-    with pytest.raises(ValueError, match="'a' lack the column group"): write_comparison(tmp_path/'c.html', {'a': scores().drop(columns='group'), 'b': scores()})
+def page_of(tmp_path, *args, **kw):
+    p = write_comparison(tmp_path/'c.html', *args, **kw)
+    return p.read_text(encoding='utf-8')
+
+def test_numbers_are_those_of_the_comparison(tmp_path):
+    t = {'a': scores(0, .2), 'b': scores(1, 3.)}
+    rows = compare_models(t)
+    o = check(page_of(tmp_path, t), 'dots')
+    for r in rows: assert f'{r["value"]:.3f}' in o.text and f'{r["low"]:.3f} to {r["high"]:.3f}' in o.text
+    assert describe_comparison(rows) in o.text
+    assert re.findall('<h2>(.*?)</h2>', (tmp_path/'c.html').read_text())==['Metrics','Curves','Differences','Images on which they disagree','Image by image','Quality against cost']
+
+@pytest.mark.filterwarnings('ignore:Glyph')
+def test_hostile_names(tmp_path):
+    name = EVIL.replace('$', '').replace('\udcff', '')
+    o = check(page_of(tmp_path, {name: scores(0).assign(defect=name, path=[f'{name}{i}' for i in range(40)]), 'b': scores(1).assign(path=[f'{name}{i}' for i in range(40)])}), 'dots')
+    assert name in o.text
+
+def test_several_folds_are_not_one_curve(tmp_path):
+    folds = {k: pd.concat([scores(i+s, 2., fold=i) for i in (0,1)]) for k,s in (('a',0),('b',5))}
+    page = page_of(tmp_path, folds)
+    assert 'scores of different folds are never pooled' in page and 'ROC curves' not in page
+    assert set(read(page, 'dots-figures'))=={'pairs'}
+
+def test_one_model_is_no_comparison(tmp_path):
+    page = page_of(tmp_path, {'a': scores()})
+    assert 'There is one model' in page and '<script' not in page and 'A single model has no differences.' in page
+
+def test_a_column_that_is_missing_is_named(tmp_path):
+    with pytest.raises(ValueError, match="'a' lack the column group"): page_of(tmp_path, {'a': scores().drop(columns='group'), 'b': scores()})
+    assert not (tmp_path/'c.html').exists()
+
+def test_no_metric_has_its_reason(tmp_path):
+    page = page_of(tmp_path, {k: scores(i).assign(label=0) for i,k in enumerate('ab')})
+    assert 'No metric can be computed on the images that the models share: no fold has both good and defective images.' in page
+
+@pytest.fixture
+def images(tmp_path):
+    "Images and maps of two runs; `b` lacks a map."
+    t,rng = scores(),np.random.default_rng(0)
+    (tmp_path/'images').mkdir()
+    for p in t.path: Image.fromarray(rng.integers(0, 255, (16,20), np.uint8)).save(tmp_path/'images'/p)
+    out = {}
+    for k in 'ab':
+        (tmp_path/k).mkdir()
+        for i in range(len(t)-(k=='b')): np.save(tmp_path/k/f'{i}.npy', rng.random((8,8)).astype(np.float32))
+        table = t.assign(path=[str(tmp_path/'images'/p) for p in t.path], amap=[f'{i}.npy' for i in range(len(t))], mask='')
+        out[k] = ImageSource(table, tmp_path/k)
+    return out
+
+def test_images_of_runs(tmp_path, images):
+    t = {'a': scores(0, .2), 'b': scores(1, 3.)}
+    page = page_of(tmp_path, t, parts=RunParts(images=images))
+    o = check(page, 'dots')
+    assert page.count('class="card"')==8 and page.count('class="strip"')==8 and o.text.count('flagged by')==8
+    rows = read(page, 'dots-rows')
+    assert all(rows['picture']) and rows['caption'][3][0]==t['a'].defect[3]
+    assert not [v for _,at in o.attrs for v in at.values() if v and str(tmp_path) in v] and str(tmp_path) not in o.text     # whose disk they lay on is nobody's business
+
+def test_a_map_that_is_missing_is_a_gap(tmp_path, images):
+    t = {'a': scores(0, .2).assign(decision=0), 'b': scores(1, 3.).assign(decision=[0]*39+[1])}      # the decisions differ on the image without a map
+    assert 'no anomaly map' in page_of(tmp_path, t, parts=RunParts(images=images))
+
+def test_images_only_where_all_runs_have_them(tmp_path, images):
+    t = {'a': scores(0, .2), 'b': scores(1, 3.)}
+    page = page_of(tmp_path, t, parts=RunParts(images={'a': images['a']}))
+    assert 'class="strip"' in page and 'alt="image' not in page and not any(read(page, 'dots-rows')['picture'])
+
+def test_costs_are_shown(tmp_path):
+    costs = pd.DataFrame({'name': ['a','b'], 'median_ms': [3.,40.], 'file_mib': [.5,9.], 'parameters': [1000,2000000]})
+    page = page_of(tmp_path, {'a': scores(0, .2), 'b': scores(1, 3.)}, parts=RunParts(costs=costs))
+    assert '40.0' in page and '2,000,000' in page and 'No costs' not in page
