@@ -158,3 +158,35 @@ def test_report_from_disk(place, browser):
     assert page.evaluate("[...document.images].every(o => o.complete && o.naturalWidth>0) && document.images.length>3")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     context.close()
+
+def test_report_answers(place, browser):
+    "The slider of a report moves counts, pictures and plots; a click on the ROC curve moves the slider."
+    m = json.loads((place/'runs/run0/metrics.json').read_text())
+    t = pd.read_csv(place/'runs/run0/scores.csv').query("split=='test'")
+    good,defective = t.score[t.label==0],t.score[t.label==1]
+    page = browser.new_page(viewport={'width': 1280, 'height': 900})
+    errors = []
+    page.on('pageerror', lambda e: errors.append(str(e)))
+    page.goto((place/'runs/run0/report.html').as_uri())
+    page.wait_for_selector('#live-roc .points path.point')
+    def says(thr):
+        return f'{(defective>thr).sum()} of {len(defective)} defective images are found' in page.inner_text('#live-said') and \
+            f'{(good>thr).sum()} of {len(good)} good images are flagged' in page.inner_text('#live-said')
+    wait_until(page, lambda: says(m['threshold']), 5)
+    cuts = sorted(set(t.score))
+    for n in (0, len(cuts)//2, len(cuts)):
+        page.evaluate("v => { const s = document.getElementById('live-slider'); s.value = v; s.dispatchEvent(new Event('input')) }", n)
+        thr = cuts[n-1] if n else -float('inf')
+        wait_until(page, lambda thr=thr: says(thr), 5)
+        assert page.inner_text('#live-pass')==str((good<=thr).sum()) and page.inner_text('#live-miss')==str((defective<=thr).sum())
+    page.evaluate("document.getElementById('live-roc').scrollIntoView({block: 'center'})")
+    page.wait_for_timeout(300)
+    b = page.locator('#live-roc .points path.point').nth(len(good)//2).bounding_box()
+    page.mouse.move(b['x']+b['width']/2, b['y']+b['height']/2)
+    page.wait_for_timeout(300)
+    page.mouse.click(b['x']+b['width']/2, b['y']+b['height']/2)
+    wait_until(page, lambda: int(page.input_value('#live-slider'))<len(cuts), 5)
+    page.locator('#live button').click()
+    wait_until(page, lambda: says(m['threshold']), 5)
+    assert not errors and page.locator('#live-near img').count()==6
+    page.close()

@@ -1,0 +1,50 @@
+"Runs in folders, compared: a page with all that they hold, and what it says where parts are lost."
+import shutil
+
+import pytest
+
+from aead.runs.compare import compare_runs
+from aead.runs.train import train_run
+
+from ..conftest import make_cfg
+from ..helpers import check_static
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    "Two tiny runs on brick."
+    d = tmp_path_factory.mktemp('compare')
+    for k in (0,1): train_run(d/f'run{k}', make_cfg(train=dict(epochs=1, seed=k), data=dict(category='brick')))
+    return d
+
+@pytest.fixture
+def both(trained, tmp_path):
+    "A copy of them, to break."
+    shutil.copytree(trained, tmp_path/'runs')
+    return [tmp_path/'runs'/f'run{k}' for k in (0,1)]
+
+def page(both, tmp_path):
+    rows = compare_runs(both, out=tmp_path/'c.html')
+    return rows, check_static(tmp_path/'c.html')
+
+def test_page_of_runs(both, tmp_path):
+    "Metrics, curves, differences, images and costs."
+    rows,text = page(both, tmp_path)
+    assert {r['model'] for r in rows}=={'run0','run1'} and rows==compare_runs(both)
+    for r in rows: assert f'{r["value"]:.3f}' in text and f'{r["low"]:.3f} to {r["high"]:.3f}' in text
+    assert not [o for o in ('No curve of the pixels','No costs','no anomaly map','cannot be read here') if o in text]
+    assert text.count('class="card"')==8 and text.count('<script')==4 and (tmp_path/'c.html').stat().st_size<10_000_000
+
+def test_what_is_lost_is_named(both, tmp_path):
+    shutil.rmtree(both[1]/'maps')
+    (both[1]/'curves.csv').unlink()
+    for o in both: (o/'model.safetensors').unlink()
+    text = page(both, tmp_path)[1]
+    assert 'No curve of the pixels for run1' in text and 'no anomaly map' in text and 'No costs' in text
+    for o in both: shutil.rmtree(o/'data')
+    assert 'the image cannot be read here' in page(both, tmp_path)[1]
+
+def test_by_model_or_by_run(both, tmp_path):
+    "A folder with runs in it is compared by model: of one family, there is nothing to compare."
+    assert len(compare_runs(both))==2 and len(compare_runs([both[0].parent], by='run'))==2
+    rows = compare_runs([both[0].parent], out=tmp_path/'c.html')
+    assert [r['model'] for r in rows]==['cnn_ae'] and 'There is one model' in (tmp_path/'c.html').read_text()
