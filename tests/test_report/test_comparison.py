@@ -7,15 +7,11 @@ from PIL import Image
 from aead.compare import compare_models
 from aead.report.comparison import describe_comparison, ImageSource, RunParts, write_comparison
 
+from ..helpers import made_up_decisions
 from .pages import check, EVIL
 from .test_interactive import read
 
-def scores(seed=0, lift=1., n=40, **kw):
-    "Every image of a part of its own; a decision at 1."
-    rng = np.random.default_rng(seed)
-    y = np.arange(n)%2
-    t = pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'label': y, 'defect': np.where(y, 'dent', 'good'), 'group': np.arange(n), 'split': 'test'})
-    return t.assign(score=lift*y+rng.normal(size=n), **kw).assign(decision=lambda t: (t.score>1).astype(int))
+def scores(seed=0, lift=1., **kw): return made_up_decisions(seed, lift).assign(**kw)
 
 def page_of(tmp_path, *args, **kw):
     p = write_comparison(tmp_path/'c.html', *args, **kw)
@@ -32,7 +28,7 @@ def test_numbers_are_those_of_the_comparison(tmp_path):
 @pytest.mark.filterwarnings('ignore:Glyph')
 def test_hostile_names(tmp_path):
     name = EVIL.replace('$', '').replace('\udcff', '')
-    o = check(page_of(tmp_path, {name: scores(0).assign(defect=name, path=[f'{name}{i}' for i in range(40)]), 'b': scores(1).assign(path=[f'{name}{i}' for i in range(40)])}), 'dots')
+    o = check(page_of(tmp_path, {name: scores(0).assign(defect=name, path=[f'{name}{i}' for i in range(80)]), 'b': scores(1).assign(path=[f'{name}{i}' for i in range(80)])}), 'dots')
     assert name in o.text
 
 def test_several_folds_are_not_one_curve(tmp_path):
@@ -77,7 +73,7 @@ def test_images_of_runs(tmp_path, images):
     assert not [v for _,at in o.attrs for v in at.values() if v and str(tmp_path) in v] and str(tmp_path) not in o.text     # whose disk they lay on is nobody's business
 
 def test_a_map_that_is_missing_is_a_gap(tmp_path, images):
-    t = {'a': scores(0, .2).assign(decision=0), 'b': scores(1, 3.).assign(decision=[0]*39+[1])}      # the decisions differ on the image without a map
+    t = {'a': scores(0, .2).assign(decision=0), 'b': scores(1, 3.).assign(decision=[0]*79+[1])}      # the decisions differ on the image without a map
     assert 'no anomaly map' in page_of(tmp_path, t, parts=RunParts(images=images))
 
 def test_images_only_where_all_runs_have_them(tmp_path, images):
