@@ -8,7 +8,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import (average_precision_score, f1_score, precision_recall_curve, precision_score, recall_score,
                              roc_auc_score, roc_curve as sk_roc_curve)
 
-from aead.metrics import PixelMetrics, aupro, calculate_precision_recall_f1, calculate_psnr, calculate_structural_similarity, get_steps, image_metrics, iou, per_defect, per_size, pixel_metrics, pr_curve, pro_curve, region_overlap, roc_curve
+from aead.metrics import (PixelMetrics, aupro, calculate_precision_recall_f1, calculate_psnr, calculate_structural_similarity,
+                          get_steps, image_metrics, iou, per_defect, per_size, pixel_metrics, pr_curve, pro_curve, region_overlap,
+                          roc_curve)
 
 PIXEL = 'pixel_auroc', 'pixel_ap', 'pixel_f1_max', 'aupro_30'
 
@@ -146,8 +148,8 @@ def test_regions_touching_at_a_corner_are_one():
     mask[0, 1, 1] = mask[0, 2, 2] = apart[0, 1, 1] = apart[0, 2, 3] = 1
     small = mask.copy(); small[0, 2, 2:6] = 1                         # a long tail, hanging on the corner
     amap = np.zeros(mask.shape); amap[0, 1, 1] = 1
-    assert len(region_overlap(amap, mask, 1)) == 1 and len(region_overlap(amap, apart, 1)) == 2
-    assert region_overlap(amap, small, 1)['overlap'].tolist() == [1/5]
+    assert len(region_overlap(amap, mask, .5)) == 1 and len(region_overlap(amap, apart, .5)) == 2
+    assert region_overlap(amap, small, .5)['overlap'].tolist() == [1/5]
     assert pro_curve(PixelMetrics().update(amap, small).steps)[1][3] == pytest.approx(1/5)
 
 
@@ -179,7 +181,7 @@ def test_caller_may_reuse_the_array():
     assert pm.compute() == pixel_metrics(maps, masks)
 
 
-def test_figures_that_cannot_be_had_say_why():
+def test_metrics_that_cannot_be_computed_say_why():
     maps, zero = np.random.default_rng(0).random((2, 5, 5)), np.zeros((2, 5, 5), int)
     for args, why in [((maps, zero), 'no defect pixels'), ((maps, zero+1), 'no good pixels'), ((maps, None), 'no images with masks'),
                       (([], []), 'no images with masks'), ((maps, zero+1, zero), 'no defect pixels')]:
@@ -291,15 +293,16 @@ def test_each_defect_against_all_normals():
 def test_region_overlap_iou_and_size():
     for seed in range(60):
         maps, masks, valid, _ = random_case(seed)
+        if seed % 2: maps = [np.round(m, 1) for m in maps]          # some values are the threshold itself
         t = region_overlap(maps, masks, .3, valid)
         bad = [(k == 1) & (v == 1) for k, v in zip(masks, valid)]
-        want = sorted((i, len(p), np.mean([m[q] >= .3 for q in p])) for i, (m, b) in enumerate(zip(maps, bad)) for p in plain_regions(b))
+        want = sorted((i, len(p), np.mean([m[q] > .3 for q in p])) for i, (m, b) in enumerate(zip(maps, bad)) for p in plain_regions(b))
         assert len(t) == len(want)
         if want: np.testing.assert_allclose(sorted(map(tuple, t.to_numpy().tolist())), want)
-        called = [(m >= .3) & (v == 1) for m, v in zip(maps, valid)]
-        either = sum((c | b).sum() for c, b in zip(called, bad))
+        flagged = [(m > .3) & (v == 1) for m, v in zip(maps, valid)]
+        either = sum((c | b).sum() for c, b in zip(flagged, bad))
         got = iou(maps, masks, .3, valid)
-        assert got == (pytest.approx(sum((c & b).sum() for c, b in zip(called, bad))/either) if either else None)
+        assert got == (pytest.approx(sum((c & b).sum() for c, b in zip(flagged, bad))/either) if either else None)
         sizes = per_size(maps, masks, .3, valid, edges=(2, 5))
         assert set(sizes) <= {'1-1', '2-4', '5+'} and sum(o['n'] for o in sizes.values()) == len(t)
         if '1-1' in sizes: assert sizes['1-1']['detection_rate'] == sizes['1-1']['overlap']
@@ -312,7 +315,7 @@ def test_precision_recall_f1_equals_scikit_learn():
         r = np.random.default_rng(seed)
         p, y = np.round(r.random((5, 4)), 1), (r.random((5, 4)) < r.choice([0, .3, 1])).astype(int)
         t = r.choice([0, .3, .5, 2])
-        c, v = (p >= t).ravel(), y.ravel()
+        c, v = (p > t).ravel(), y.ravel()
         want = dict(precision=precision_score(v, c, zero_division=0), recall=recall_score(v, c, zero_division=0),
                     f1=f1_score(v, c, zero_division=0))
         assert calculate_precision_recall_f1(p, y, t) == pytest.approx(want)
@@ -320,9 +323,19 @@ def test_precision_recall_f1_equals_scikit_learn():
         with pytest.raises(ValueError): calculate_precision_recall_f1(*args)
 
 
+def test_the_threshold_itself_is_not_flagged():
+    "One rule everywhere: a value above the threshold is a defect."
+    maps, masks = np.array([[[.5, .5, .7]]]), np.array([[[1, 0, 0]]])
+    assert calculate_precision_recall_f1(maps, masks, .5) == dict(precision=0, recall=0, f1=0)
+    assert calculate_precision_recall_f1(maps, masks, .4)['recall'] == 1
+    for thr, overlap, union in [(.5, 0, 0), (.4, 1, 1/3)]:
+        assert region_overlap(maps, masks, thr)['overlap'].tolist() == [overlap] and iou(maps, masks, thr) == union
+        assert per_size(maps, masks, thr)['1-15']['detection_rate'] == overlap
+
+
 # Two images
 
-@pytest.mark.parametrize('shape', [(32, 24), (32, 24, 1), (32, 24, 3), (7, 7), (20, 20, 5)])
+@pytest.mark.parametrize('shape', [(32, 24), (32, 24, 1), (32, 24, 3), (7, 7), (20, 20, 5)], ids=str)
 def test_similarity_equals_scikit_image(shape):
     r = np.random.default_rng(0)
     x = r.random(shape, dtype=np.float32)
@@ -334,7 +347,7 @@ def test_similarity_equals_scikit_image(shape):
     assert calculate_psnr(x, x) == float('inf')
 
 
-@pytest.mark.parametrize('shape', [(3, 3), (3, 50), (4, 4, 3), (6, 9), (5, 5, 1)])
+@pytest.mark.parametrize('shape', [(3, 3), (3, 50), (4, 4, 3), (6, 9), (5, 5, 1)], ids=str)
 def test_similarity_of_small_images(shape):
     x = np.random.default_rng(0).random(shape)
     assert calculate_structural_similarity(x, x) == pytest.approx(1)
