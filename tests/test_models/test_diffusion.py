@@ -5,7 +5,8 @@ import numpy as np, pytest, torch
 from scipy import stats
 from torch import nn
 
-from aead.models.diffusion import Schedule, ddim_step, ddpm_step, gaussian, get_posterior, get_target, get_x0_noise, invert_ddim, multiscale, noises, predictions, sample_ddim, sample_ddpm, schedules, time_steps
+from aead.models.diffusion import (
+    DiffusionSampler, Schedule, gaussian_noise, get_target, get_x0_noise, multiscale_noise, noises, predictions, schedules, time_steps)
 
 every_schedule = pytest.mark.parametrize('kind', sorted(schedules))
 every_noise = pytest.mark.parametrize('noise', sorted(noises))
@@ -96,7 +97,7 @@ def test_posterior_is_that_of_the_paper():
     x,x0 = torch.randn(3),torch.randn(3)
     for t in range(1, n+1):
         b,at,as_ = betas[t-1],s.abar[t],s.abar[t-1]
-        mean,var = get_posterior(s, x, x0, t, t-1)
+        mean,var = s.posterior(x, x0, t, t-1)
         want = math.sqrt(as_)*b/(1-at)*x0 + math.sqrt(1-b)*(1-as_)/(1-at)*x              # equation 7 of Ho et al.
         assert torch.allclose(mean, want, atol=1e-5) and var==pytest.approx((1-as_)/(1-at)*b, rel=1e-9, abs=1e-15)
 
@@ -108,7 +109,7 @@ def test_posterior_by_bayes(t, s_):
     r = s.abar[t]/s.abar[s_]
     xt = r**.5*xs+(1-r)**.5*torch.randn(m, generator=gen(2), dtype=torch.float64)
     slope,cut = np.polyfit(xt, xs, 1)
-    (m0,var),(m1,_) = (get_posterior(s, torch.tensor(o), torch.tensor(x0), t, s_) for o in (0.,1.))
+    (m0,var),(m1,_) = (s.posterior(torch.tensor(o), torch.tensor(x0), t, s_) for o in (0.,1.))
     assert cut==pytest.approx(m0.item(), abs=.01) and slope==pytest.approx((m1-m0).item(), abs=.01)
     assert np.var(xs.numpy()-slope*xt.numpy()-cut)==pytest.approx(var, rel=.02)
 
@@ -120,25 +121,25 @@ def test_ddim_with_eta_1_is_ddpm_step_by_step(kind, n):
     y = x.clone()
     for t in range(n, 0, -1):
         z,tt = torch.randn(x.shape, generator=g),torch.full((64,), t)
-        same = ddpm_step(s, y, f(y, tt), t, t-1, z)
-        assert torch.allclose(ddim_step(s, y, f(y, tt), t, t-1, 1., z), same, atol=1e-5, rtol=0), t       # from the same place
-        x,y = ddim_step(s, x, f(x, tt), t, t-1, 1., z),same
+        same = s.ddpm_step(y, f(y, tt), t, t-1, z)
+        assert torch.allclose(s.ddim_step(y, f(y, tt), t, t-1, 1., z), same, atol=1e-5, rtol=0), t       # from the same place
+        x,y = s.ddim_step(x, f(x, tt), t, t-1, 1., z),same
         assert torch.allclose(x, y, atol=1e-4, rtol=0)                                                    # and along the whole walk
 
 @pytest.mark.parametrize('steps', [1,7,20])
 def test_samplers_agree_at_eta_1(steps):
     s = Schedule(20)
     f,x = mixture().denoise(s),torch.randn(32, 2, generator=gen())
-    if steps==20: assert torch.allclose(sample_ddim(f, s, x, 20, 1., generator=gen(3)), sample_ddpm(f, s, x, generator=gen(3)), atol=1e-4)
+    if steps==20: assert torch.allclose(DiffusionSampler(f, s, generator=gen(3)).ddim(x, 20, 1.), DiffusionSampler(f, s, generator=gen(3)).ddpm(x), atol=1e-4)
     ts,y,g = time_steps(20, steps),x,gen(3)
-    for t,u in zip(ts, ts[1:]): y = ddpm_step(s, y, f(y, torch.full((32,), t)), t, u, torch.randn(x.shape, generator=g))
-    assert torch.allclose(sample_ddim(f, s, x, steps, 1., generator=gen(3)), y, atol=1e-4)
+    for t,u in zip(ts, ts[1:]): y = s.ddpm_step(y, f(y, torch.full((32,), t)), t, u, torch.randn(x.shape, generator=g))
+    assert torch.allclose(DiffusionSampler(f, s, generator=gen(3)).ddim(x, steps, 1.), y, atol=1e-4)
 
 @every_schedule
 def test_a_right_guess_leads_along_the_noise(kind):
     s,x0,noise = Schedule(100, kind),torch.randn(4),torch.randn(4)
     at = lambda t: s.abar[t]**.5*x0+(1-s.abar[t])**.5*noise
-    for t,u in ((90,50),(50,3),(3,0),(20,60)): assert torch.allclose(ddim_step(s, at(t), x0, t, u), at(u), atol=1e-4)
+    for t,u in ((90,50),(50,3),(3,0),(20,60)): assert torch.allclose(s.ddim_step(at(t), x0, t, u), at(u), atol=1e-4)
 
 # --- mixtures
 
@@ -178,8 +179,8 @@ def test_the_formula_is_the_best_guess():
 def test_samplers_give_a_mixture_back(kind, walk):
     m,s,n = mixture(),Schedule(500, kind),3000
     f,x = m.denoise(s),torch.randn(n, 2, generator=gen())
-    x = {'ddpm': lambda: sample_ddpm(f, s, x, generator=gen(1)), 'ddim': lambda: sample_ddim(f, s, x, 250),
-         'eta': lambda: sample_ddim(f, s, x, 250, .5, generator=gen(1))}[walk]()
+    x = {'ddpm': lambda: DiffusionSampler(f, s, generator=gen(1)).ddpm(x), 'ddim': lambda: DiffusionSampler(f, s).ddim(x, 250),
+         'eta': lambda: DiffusionSampler(f, s, generator=gen(1)).ddim(x, 250, .5)}[walk]()
     k = torch.cdist(x.double(), m.m).argmin(1)                               # the components are far apart
     for i in range(3):
         part = x[k==i].double()
@@ -199,7 +200,7 @@ def test_partial_noise_and_back_keeps_the_component():
     m,s = mixture(),Schedule(200)
     x0 = m.draw(500, gen())
     x = s.q_sample(x0, torch.full((500,), 50), torch.randn(500, 2, generator=gen(1)))
-    for y in (sample_ddim(m.denoise(s), s, x, 10, start=50), sample_ddpm(m.denoise(s), s, x, start=50, generator=gen(2))):
+    for y in (DiffusionSampler(m.denoise(s), s).ddim(x, 10, start=50), DiffusionSampler(m.denoise(s), s, generator=gen(2)).ddpm(x, start=50)):
         near = lambda o: torch.cdist(o.double(), m.m).argmin(1)
         assert (near(y)==near(x0)).float().mean() > .95
         assert (y-x0).norm(dim=1).median() < .7*(x-x0).norm(dim=1).median()
@@ -209,8 +210,8 @@ def test_partial_noise_and_back_keeps_the_component():
 def there_and_back(steps, refine, kind='cosine', stop=None):
     m,s = mixture(),Schedule(400, kind)
     x0,f = m.draw(300, gen(2)),m.denoise(s)
-    z = invert_ddim(f, s, x0, steps, stop, refine)
-    return (sample_ddim(f, s, z, steps, start=stop)-x0).norm(dim=1).mean().item(), z
+    z = DiffusionSampler(f, s).invert(x0, steps, stop, refine)
+    return (DiffusionSampler(f, s).ddim(z, steps, start=stop)-x0).norm(dim=1).mean().item(), z
 
 @every_schedule
 def test_inversion_error_at_50_and_100_steps(kind):
@@ -247,22 +248,22 @@ def test_walks_see_the_steps_they_should():
     seen = []
     def f(x, t): seen.append(t.tolist()); return x
     x,s = torch.randn(2, 3),Schedule(12)
-    sample_ddim(f, s, x, 3); assert seen==[[12,12],[8,8],[4,4]]
-    seen.clear(); sample_ddim(f, s, x, 2, start=6); assert seen==[[6,6],[3,3]]
-    seen.clear(); sample_ddpm(f, s, x, start=4); assert seen==[[4,4],[3,3],[2,2],[1,1]]
-    seen.clear(); invert_ddim(f, s, x, 3, refine=0); assert seen==[[1,1],[4,4],[8,8]]
+    DiffusionSampler(f, s).ddim(x, 3); assert seen==[[12,12],[8,8],[4,4]]
+    seen.clear(); DiffusionSampler(f, s).ddim(x, 2, start=6); assert seen==[[6,6],[3,3]]
+    seen.clear(); DiffusionSampler(f, s).ddpm(x, start=4); assert seen==[[4,4],[3,3],[2,2],[1,1]]
+    seen.clear(); DiffusionSampler(f, s).invert(x, 3, refine=0); assert seen==[[1,1],[4,4],[8,8]]
 
 def test_noise_comes_from_the_generator():
     s,x,f = Schedule(10),torch.randn(4, 3),lambda x,t: .5*x
     state = torch.get_rng_state()
-    for walk in (lambda g: sample_ddpm(f, s, x, generator=g), lambda g: sample_ddim(f, s, x, 5, 1., generator=g)):
+    for walk in (lambda g: DiffusionSampler(f, s, generator=g).ddpm(x), lambda g: DiffusionSampler(f, s, generator=g).ddim(x, 5, 1.)):
         assert torch.equal(walk(gen(1)), walk(gen(1))) and not torch.equal(walk(gen(1)), walk(gen(2)))
-    assert torch.equal(sample_ddim(f, s, x, 5), sample_ddim(f, s, x, 5)) and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(DiffusionSampler(f, s).ddim(x, 5), DiffusionSampler(f, s).ddim(x, 5)) and torch.equal(torch.get_rng_state(), state)
 
 def test_samplers_take_other_noise():
     s,f,x = Schedule(10),lambda x,t: .5*x,torch.zeros(1, 1, 8, 8)
-    a = sample_ddpm(f, s, x, generator=gen(), noise='multiscale')
-    assert torch.equal(a, sample_ddpm(f, s, x, generator=gen(), noise=multiscale)) and not torch.equal(a, sample_ddpm(f, s, x, generator=gen()))
+    a = DiffusionSampler(f, s, generator=gen(), noise='multiscale').ddpm(x)
+    assert torch.equal(a, DiffusionSampler(f, s, generator=gen(), noise=multiscale_noise).ddpm(x)) and not torch.equal(a, DiffusionSampler(f, s, generator=gen()).ddpm(x))
 
 # --- noises
 
@@ -289,15 +290,15 @@ def test_noise_is_its_generators(noise):
 
 def test_multiscale_reaches_far():
     "Neighbours 8 pixels apart look alike in one and not in the other; some of it is still new in every pixel."
-    z,w = multiscale((400,1,64,64), gen()),gaussian((400,1,64,64), gen())
+    z,w = multiscale_noise((400,1,64,64), gen()),gaussian_noise((400,1,64,64), gen())
     near = lambda o,d: (o[...,d:]*o[...,:-d]).mean().item()
     assert near(z, 8) > .3 and abs(near(w, 8)) < .02
     assert near(z, 1) > near(z, 8) > near(z, 32) > -.05 and near(z, 1) < .95
-    assert multiscale((1,1,8,8), gen(), octaves=1).std() > 0 and torch.equal(multiscale((1,1,8,8), gen(), octaves=1), gaussian((1,1,8,8), gen()))
+    assert multiscale_noise((1,1,8,8), gen(), octaves=1).std() > 0 and torch.equal(multiscale_noise((1,1,8,8), gen(), octaves=1), gaussian_noise((1,1,8,8), gen()))
 
 def test_multiscale_is_not_blunted_by_autocast():
-    with torch.autocast('cpu', torch.bfloat16): a = multiscale((2,1,32,32), gen())
-    assert torch.equal(a, multiscale((2,1,32,32), gen()))
+    with torch.autocast('cpu', torch.bfloat16): a = multiscale_noise((2,1,32,32), gen())
+    assert torch.equal(a, multiscale_noise((2,1,32,32), gen()))
 
 # --- errors
 
@@ -310,16 +311,16 @@ def test_errors():
     s,x,f = Schedule(20),torch.zeros(2, 1, 4, 4),lambda x,t: x
     bad(lambda: Schedule(20, 'cosin'), KeyError, "noise schedule 'cosin'", "Did you mean 'cosine'", 'linear')
     for o in (0, -1, 2.5, '3', None, True): bad(lambda: Schedule(o), ValueError, 'timesteps', f'got {o!r}')
-    for o in (0, -1, 2.5, None, True): bad(lambda: sample_ddim(f, s, x, o), ValueError, 'steps must be a whole number of at least 1')
-    bad(lambda: sample_ddim(f, s, x, 21), ValueError, '21 steps', 'take steps=20 or fewer')
-    bad(lambda: sample_ddim(f, s, x, 6, start=5), ValueError, '6 steps', 'take steps=5 or fewer')
-    bad(lambda: invert_ddim(f, s, x, 21), ValueError, 'take steps=20 or fewer')
+    for o in (0, -1, 2.5, None, True): bad(lambda: DiffusionSampler(f, s).ddim(x, o), ValueError, 'steps must be a whole number of at least 1')
+    bad(lambda: DiffusionSampler(f, s).ddim(x, 21), ValueError, '21 steps', 'take steps=20 or fewer')
+    bad(lambda: DiffusionSampler(f, s).ddim(x, 6, start=5), ValueError, '6 steps', 'take steps=5 or fewer')
+    bad(lambda: DiffusionSampler(f, s).invert(x, 21), ValueError, 'take steps=20 or fewer')
     for o in (0, 21, 2.5): 
-        for g in (lambda: sample_ddim(f, s, x, 1, start=o), lambda: sample_ddpm(f, s, x, start=o), lambda: invert_ddim(f, s, x, 1, stop=o)):
+        for g in (lambda: DiffusionSampler(f, s).ddim(x, 1, start=o), lambda: DiffusionSampler(f, s).ddpm(x, start=o), lambda: DiffusionSampler(f, s).invert(x, 1, stop=o)):
             bad(g, ValueError, 'a step from 1 to 20', f'got {o!r}')
-    for o in (-.1, 1.1): bad(lambda: sample_ddim(f, s, x, 5, o), ValueError, 'eta must be from 0 to 1')
-    bad(lambda: sample_ddim(f, s, x, 5, 1., noise='gausian'), KeyError, "Did you mean 'gaussian'")
-    bad(lambda: sample_ddpm(f, s, x, noise='perlin'), KeyError, 'multiscale')
+    for o in (-.1, 1.1): bad(lambda: DiffusionSampler(f, s).ddim(x, 5, o), ValueError, 'eta must be from 0 to 1')
+    bad(lambda: DiffusionSampler(f, s, noise='gausian').ddim(x, 5, 1.), KeyError, "Did you mean 'gaussian'")
+    bad(lambda: DiffusionSampler(f, s, noise='perlin').ddpm(x), KeyError, 'multiscale')
     t = torch.tensor([1,2])
     bad(lambda: get_target(s, x, x, t, 'nose'), KeyError, "prediction 'nose'", "Did you mean 'noise'")
     bad(lambda: get_x0_noise(s, x, x, t, 'x_0'), KeyError, "Did you mean 'x0'")
@@ -349,6 +350,6 @@ def test_a_small_network_learns_a_ring(predict):
         opt.zero_grad(); loss.backward(); opt.step(); sched.step()
     def f(x, t): return get_x0_noise(s, net(x, t), x, t, predict)[0].clamp(-1.5, 1.5)
     x,data = torch.randn(1500, 2, generator=gen()),ring(1500, gen(1))
-    with torch.no_grad(): walks = [sample_ddpm(f, s, x, generator=gen(2)), sample_ddim(f, s, x, 50)]
+    with torch.no_grad(): walks = [DiffusionSampler(f, s, generator=gen(2)).ddpm(x), DiffusionSampler(f, s).ddim(x, 50)]
     missing = data[(data-torch.tensor([1.,0.])).norm(dim=1)>.5]               # a ring without one of its six spots
     for y in walks: assert energy(y, data) < .02 < .03 < energy(missing, data), energy(y, data)

@@ -6,7 +6,7 @@ from torch import nn
 
 from aead.runs.benchmark import peak_memory
 from aead.losses import l1, l2, ssim
-from aead.models.diffusion import get_target, noises, predictions, sample_ddim, schedules
+from aead.models.diffusion import DiffusionSampler, get_target, noises, predictions, schedules
 from aead.models.diffusion_ae import DiffusionAutoencoder, PixelAttention, TimeBlock, UNet, diffusion_ae, time_features
 
 TINY = dict(dim=8, dim_mults=[1,2], patch=2, timesteps=40, steps=3)
@@ -113,7 +113,7 @@ def test_reconstruction_by_hand(predict, noise, pictures):
         assert z.shape==(3,3,32,32)
         for n in z:
             xt = m.schedule.abar[24]**.5*(2*x-1)+(1-m.schedule.abar[24])**.5*n
-            xrs.append((sample_ddim(m.denoise, m.schedule, xt, 3, start=24)+1)/2)
+            xrs.append((DiffusionSampler(m.denoise, m.schedule).ddim(xt, 3, start=24)+1)/2)
         r = m.reconstruct(x, z)
     assert m.start==24 and torch.allclose(r.xr, sum(xrs)/3, atol=1e-5)
     assert list(r.maps)==['draws'] and torch.allclose(r.maps['draws'], sum((x-o).abs().mean(1) for o in xrs)/3, atol=1e-5)
