@@ -12,7 +12,7 @@ import re
 import matplotlib.pyplot as plt, numpy as np, torch
 from einops import rearrange
 
-from ..models.diffusion import sample_ddim
+from ..models.diffusion import DiffusionSampler
 from ..losses import enlarge, gradient_error, image_pyramid
 from .images import draw_contour, _Figure, _grid, heat_colors, heat_limit, _numpy, overlay, to_rgb
 
@@ -115,7 +115,7 @@ def get_denoising(
             walk.append((int(t[0]), xt, x0 := model.denoise(xt, t)))
             return x0
         begin = model.schedule.q_sample(2*x-1, t, model.draw_noise(x.shape[1:])[:1].to(x))
-        end = sample_ddim(denoise, model.schedule, begin, steps, start=at)
+        end = DiffusionSampler(denoise, model.schedule).ddim(begin, steps, start=at)
         walk.append((0, end, end))
         return x
     x = _one_image(model, image, look)
