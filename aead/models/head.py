@@ -116,7 +116,7 @@ class DefectHead(nn.Module):
     )->Tensor: # log-odds of a defect, `b h w`
         return self.with_features(x, xr)[0]
 
-# %% ../../nbs/29_models.head.ipynb #7ec1124b
+# %% ../../nbs/29_models.head.ipynb #c51c7811
 @patch
 def get_inputs(self:DefectHead,
     x:Tensor, # images, `b c h w`
@@ -128,7 +128,7 @@ def get_inputs(self:DefectHead,
         z,std = instance_normalize(x)
         return torch.cat([z, window_contrast_normalize(x), (x-xr)/std], 1).float()
 
-# %% ../../nbs/29_models.head.ipynb #b43275f9
+# %% ../../nbs/29_models.head.ipynb #95d20c65
 @patch
 def with_features(self:DefectHead,
     x:Tensor, # images in the model's space, `b c h w`
@@ -171,7 +171,7 @@ class HeadedAutoencoder(BaseAutoencoder):
         self.memory = PatchMemory(nf*2 if depth>1 else nf, memory) if memory else None
         self.weight = weight
 
-# %% ../../nbs/29_models.head.ipynb #d078c4d4
+# %% ../../nbs/29_models.head.ipynb #fbe6badb
 @patch(as_prop=True)
 def prepare(self:HeadedAutoencoder)->nn.Module: # from `b c h w` in [0,1] to `b c h w` in the model's space
     "The body's way into the model's space."
@@ -211,14 +211,14 @@ def load_pretrained(self:HeadedAutoencoder):
     "Loads the weights that the body's settings ask for."
     self.body.load_pretrained()
 
-# %% ../../nbs/29_models.head.ipynb #f1ddb49d
+# %% ../../nbs/29_models.head.ipynb #01ed46d7
 def get_body(
     model:BaseAutoencoder # an autoencoder, with a head or without
 )->BaseAutoencoder: # the autoencoder without its head
     "The body of an autoencoder with a head; any other model is its own body."
     return model.body if isinstance(model, HeadedAutoencoder) else model
 
-# %% ../../nbs/29_models.head.ipynb #cded4b35
+# %% ../../nbs/29_models.head.ipynb #2016e0c1
 @patch
 def _enlarge(self:HeadedAutoencoder, d, x):
     "The distances `d`, `b h/4 w/4`, at the size of the images `x`."
@@ -237,7 +237,7 @@ def reconstruct(self:HeadedAutoencoder,
     if self.memory is not None: maps['memory'] = self._enlarge(self.memory(features), x)
     return Recon(xr, maps)
 
-# %% ../../nbs/29_models.head.ipynb #e1d16e52
+# %% ../../nbs/29_models.head.ipynb #295c47e2
 @patch
 def training_step(self:HeadedAutoencoder,
     corrupted:Tensor, # images with synthetic defects, `b c h w`, in [0,1]
@@ -252,7 +252,7 @@ def training_step(self:HeadedAutoencoder,
     logits = self.head(x, xr)
     with torch.autocast(x.device.type, enabled=False): return body + self.weight*loss.on_mask(logits, mask)
 
-# %% ../../nbs/29_models.head.ipynb #b23dfcbd
+# %% ../../nbs/29_models.head.ipynb #0be754f2
 class _Sample:
     "Random sample of up to `n` rows of everything that is added."
     def __init__(self, n, seed):

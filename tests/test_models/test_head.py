@@ -8,7 +8,7 @@ from aead.config import make_config
 from aead.learner import StepLoss
 from aead.losses import MaskLoss, WeightedLoss
 from aead.models.base import model_registry
-from aead.models.head import DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, local_contrast, standardize
+from aead.models.head import DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, window_contrast_normalize, instance_normalize
 from aead.models.memory import PatchMemory, k_center_greedy
 from aead.models.zoo import build_model
 
@@ -129,12 +129,12 @@ def test_local_contrast_against_pooling(window, pictures):
     x = pictures(2, 3, (30,41)).double()
     mean = lambda o: F.avg_pool2d(F.pad(o, (window//2,)*4, mode='replicate'), window, 1)
     d = x-mean(x)
-    assert torch.allclose(local_contrast(x, window), d/((mean(d*d)).sqrt()+.02), atol=1e-6)
+    assert torch.allclose(window_contrast_normalize(x, window), d/((mean(d*d)).sqrt()+.02), atol=1e-6)
 
 @pytest.mark.parametrize('gain,offset', [(.2,.1),(.5,.5),(1,0)])
 def test_exposure_does_not_matter(gain, offset, pictures):
     x = pictures(2)
-    assert torch.allclose(standardize(gain*x+offset)[0], standardize(x)[0], atol=1e-4)
+    assert torch.allclose(instance_normalize(gain*x+offset)[0], instance_normalize(x)[0], atol=1e-4)
 
 def with_busy_gates(m, seed=0):
     "`m` with gates that do something."

@@ -2,7 +2,7 @@
 import pytest, torch, torch.nn.functional as F
 from einops import rearrange
 
-from aead.models.vit_ae import Attention, PatchEmbedding, Positions, TransformerEncoder, ViTAutoencoder, blockiness, deal_patches, plan_passes, rollout, sincos_grid, vit_ae
+from aead.models.vit_ae import Attention, PatchEmbedding, Positions, TransformerEncoder, ViTAutoencoder, blockiness, assign_patches, plan_passes, rollout, sincos_grid, vit_ae
 
 small = dict(image_size=32, dim=24, depth=2, heads=3, mlp_dim=32, decoder_dim=16, decoder_heads=2)
 l2 = lambda x,xr: ((x-xr)**2).mean()
@@ -92,7 +92,7 @@ def test_passes_cover_every_patch(passes, ratio, hw):
     per_patch = rearrange(weight, 'n (h p) (w q) -> n (h w) (p q)', p=4, q=4)
     for s,w in zip(seen, per_patch):
         assert w[s].max()==0 and w[[i for i in range(n) if i not in s]].min()>0
-    g = deal_patches(*hw, passes)
+    g = assign_patches(*hw, passes)
     assert set(g.flat)==set(range(passes)) and (g[1:]!=g[:-1]).all() and (g[:,1:]!=g[:,:-1]).all()
 
 def test_weights_are_continuous_across_neighbours():
@@ -134,10 +134,10 @@ def test_the_promise_holds_in_half_precision_and_channels_last(make, pictures):
 def test_hidden_tokens_are_one_vector(make, pictures):
     m,x = make(),pictures(2)
     seen = torch.tensor([[0,5,15],[3,5,6]])
-    with torch.no_grad(): z = rearrange(m.encode_seen(x, seen), 'b d h w -> b (h w) d')
+    with torch.no_grad(): z = rearrange(m.encode_visible(x, seen), 'b d h w -> b (h w) d')
     for b in range(2):
         for i in range(16): assert torch.equal(z[b,i], m.hidden) == (i not in seen[b])
-    with torch.no_grad(): assert torch.allclose(m.encode_seen(x, torch.arange(16)), m.encode(x), atol=1e-5)
+    with torch.no_grad(): assert torch.allclose(m.encode_visible(x, torch.arange(16)), m.encode(x), atol=1e-5)
 
 # --- the model
 
@@ -175,8 +175,8 @@ def test_training_step(b, hw, make, pictures):
 @pytest.mark.parametrize('ratio,kept', [(.1,14),(.5,8),(.75,4),(.9,2)])
 def test_training_encodes_only_what_is_in_sight(ratio, kept, make, pictures, monkeypatch):
     m,sizes = make(mask_ratio=ratio).train(),[]
-    plain = m.encode_seen
-    monkeypatch.setattr(m, 'encode_seen', lambda x, seen: (sizes.append(seen), plain(x, seen))[1])
+    plain = m.encode_visible
+    monkeypatch.setattr(m, 'encode_visible', lambda x, seen: (sizes.append(seen), plain(x, seen))[1])
     m.training_step(pictures(6), pictures(6), None, l2)
     s, = sizes
     assert s.shape==(6,kept) and all(len(set(o.tolist()))==kept for o in s)
@@ -207,7 +207,7 @@ def test_learns_hidden_and_whole_images_without_seams():
     with torch.no_grad(): xr,fwd = m.reconstruct(x).xr,m(x)
     assert (x-xr).abs().mean()<.55*flat and (x-fwd).abs().mean()<.55*flat
     assert .7<blockiness(x, 8)<1.3 and blockiness(fwd, 8)<1.3 and blockiness(xr, 8)<1.3
-    with torch.no_grad(): one = sum(torch.tensor(deal_patches(4, 4, 4)==i).repeat_interleave(8, 0).repeat_interleave(8, 1)*m.decode(m.encode_seen(x, s))
+    with torch.no_grad(): one = sum(torch.tensor(assign_patches(4, 4, 4)==i).repeat_interleave(8, 0).repeat_interleave(8, 1)*m.decode(m.encode_visible(x, s))
                                     for i,s in enumerate(plan_passes(4, 4, 4, .5, 8)[0]))
     assert blockiness(one, 8)>blockiness(xr, 8)                               # the weights do it
 
@@ -239,7 +239,7 @@ def test_settings_that_cannot_be(kw, says, make):
 @pytest.mark.parametrize('p,passes,least', [(8,4,24),(8,2,16),(4,7,16)])
 def test_small_images_are_refused_by_name(p, passes, least, make, pictures):
     m = make(patch_size=p, passes=passes)
-    for f in (m, m.reconstruct, m.attention_maps, m.train()._reconstruct_at_random):
+    for f in (m, m.reconstruct, m.attention_maps, m.train()._reconstruct_masked):
         assert len(f(pictures(1, 3, (least,least))))
         with pytest.raises(ValueError, match=f'vit_ae.*at least {least} px.*{least-1}×40'): f(pictures(1, 3, (least-1,40)))
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from aead.config import config_from_dict
 from aead.detect import AnomalyDetector, load_detector
-from aead.models.head import DefectHead, local_contrast, standardize
+from aead.models.head import DefectHead, window_contrast_normalize, instance_normalize
 
 from ..helpers import TINY, make_layout, picture
 
@@ -50,8 +50,8 @@ def test_what_the_head_sees_does_not_depend_on_the_runtime():
     x = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     xr = x.clone()
     head = DefectHead(1, 8, 2)
-    want = torch.cat([standardize(x.double())[0], local_contrast(x.double()), 0*x.double()], 1)
-    assert (head.look(x, xr)-want).abs().max() < 1e-6
+    want = torch.cat([instance_normalize(x.double())[0], window_contrast_normalize(x.double()), 0*x.double()], 1)
+    assert (head.get_inputs(x, xr)-want).abs().max() < 1e-6
 
 def test_broken_weights_are_not_exported(detector, tmp_path):
     detector.save(tmp_path/'run')
