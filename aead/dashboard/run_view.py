@@ -17,6 +17,7 @@ from ..files import load_yaml
 from ..config import Config, config_from_dict, did_you_mean
 from ..data.catalog import read_catalog
 from ..data.preprocessing import read_image, read_mask, resize_image, restore_map
+from ..models.head import get_body
 from ..losses import err_maps
 from ..calibration import get_tested
 from ..viz.images import mask_contour, overlay, to_rgb
@@ -165,7 +166,7 @@ def error_map(self:RunView,
     "One map of an image."
     import torch
     s = self.see(i)
-    model = self.detector.graph.model
+    model = get_body(self.detector.graph.model)
     with torch.no_grad():
         if k in s.maps: m = s.maps[k]
         elif k in err_maps: m = err_maps[k](s.x, s.xr)

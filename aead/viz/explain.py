@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt, numpy as np, torch
 from einops import rearrange
 
 from ..models.diffusion import DiffusionSampler
+from ..models.head import get_body
 from ..losses import enlarge, gradient_error, image_pyramid
 from .images import draw_contour, _Figure, _grid, heat_colors, heat_limit, _numpy, overlay, to_rgb
 
@@ -105,6 +106,7 @@ def get_denoising(
     steps:int|None=None # steps back to the image; None: the model's own
 )->dict: # `t`, step numbers, falling to 0; `xt` and `x0`, noisy image and guess at each, lists of `h w c`, 0 black, 1 white; `image`, `h w c`
     "The walk from noise to an image."
+    model = get_body(model)
     if not hasattr(model, 'denoise'): raise ValueError(f"{getattr(model, 'name', type(model).__name__)} does not walk out of noise; diffusion_ae does")
     if start is not None and not 0<start<=1: raise ValueError(f'start must be above 0 and at most 1, got {start}')
     at = model.start if start is None else max(1, round(start*model.timesteps))
@@ -161,6 +163,7 @@ def plot_denoising(
 def _attention(model, image, at):
     "The image as shown `h w c`, its roll-out `h w` and the maps `layers heads rows columns`, in even shares; leaves the model as it was."
     import torch
+    model = get_body(model)
     if not hasattr(model, 'attention_maps'):
         raise ValueError(f"{getattr(model, 'name', type(model).__name__)} has no attention to show; vit_ae has")
     im = torch.as_tensor(image)

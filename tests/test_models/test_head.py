@@ -8,7 +8,8 @@ from aead.config import make_config
 from aead.learner import StepLoss
 from aead.losses import MaskLoss, WeightedLoss
 from aead.models.base import model_registry
-from aead.models.head import DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, window_contrast_normalize, instance_normalize
+from aead.models.head import (
+    DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, get_body, instance_normalize, window_contrast_normalize)
 from aead.models.memory import PatchMemory, k_center_greedy
 from aead.models.zoo import build_model
 
@@ -78,7 +79,8 @@ def test_is_the_body_in_all_else(name, headed, pictures):
     with torch.no_grad(): assert torch.equal(m(x), m.body(x))
     a,b = m.draw_noise((3,32,32), 1),m.body.draw_noise((3,32,32), 1)
     assert a is None and b is None or torch.equal(a, b)
-    assert hasattr(m, 'attention_maps')==hasattr(m.body, 'attention_maps') and not hasattr(m, 'no_such_thing')
+    assert get_body(m) is m.body and get_body(m.body) is m.body
+    with pytest.raises(AttributeError, match="'HeadedAutoencoder' object has no attribute 'no_such_thing'"): m.no_such_thing
     assert m.n_params()==m.body.n_params()+sum(p.numel() for p in m.head.parameters())
     assert peak_memory(m, x) >= peak_memory(m.body, x)
 
