@@ -91,7 +91,7 @@ def test_a_tap_is_not_overwritten_by_the_next_layer():
 
 @pytest.mark.parametrize('name,want', [('resnet81', "'resnet18'"), ('vgg61', "'vgg16'"), ('resnet18.none', "'resnet18'"), ('hf-hub:timm/resnet18', 'unknown encoder'), (3, 'unknown encoder'), (None, 'unknown encoder')])
 def test_unknown_names(name, want):
-    for f in (get_encoder, stage_layers): assert want in fails(lambda: f(name), KeyError)
+    for f in (get_encoder, stage_layers, lambda o: get_encoder(o, layers=[0])): assert want in fails(lambda: f(name), KeyError)
 
 def test_a_network_or_a_builder_is_taken_as_it_is():
     net = nn.Conv2d(1, 4, 3, 2, 1)
