@@ -5,7 +5,8 @@ from sklearn.metrics import roc_auc_score
 from aead.data.dataset import ImageDataset
 from aead.data.defects import default_kinds
 from aead.models.base import Recon
-from aead.scoring import ScoringGraph, corrupt_each, get_mixes, pools, search_scoring
+from aead.scoring import (Moments, ScoringGraph, _auroc_by_kind, combine, corrupt_each, get_candidates, get_mixes,
+                          pools, search_scoring, smooth, standardize)
 
 @pytest.fixture
 def model(tiny_model): return tiny_model('cnn_ae', ni=1).eval()
@@ -13,7 +14,7 @@ def model(tiny_model): return tiny_model('cnn_ae', ni=1).eval()
 @pytest.fixture
 def val(synth): return ImageDataset(synth[(synth.split=='train') & (synth.label==0)].reset_index(drop=True), 32)
 
-@pytest.mark.parametrize('hw', [(32,32),(32,48)])
+@pytest.mark.parametrize('hw', [(32,32),(32,48)], ids=['square','wide'])
 def test_flips_make_the_map_follow_the_image(hw, model, pictures):
     g,x = ScoringGraph(model, {'l1':1., 'ssim':.5}, flips=True),pictures(3, 1, hw)
     valid = torch.ones(3,*hw)
@@ -23,14 +24,56 @@ def test_flips_make_the_map_follow_the_image(hw, model, pictures):
             md = [o-1 for o in d]
             a,b = g(x, valid),g(x.flip(d), valid.flip(md))
             assert torch.allclose(a.amap, b.amap.flip(md), atol=1e-4) and torch.allclose(a.score, b.score, atol=1e-4)
-        assert torch.equal(g(x).xr, model.reconstruct(x).xr)                          # shown is the reconstruction of the image itself
+        assert torch.equal(g(x).xr, model.reconstruct(x).xr)     # shown is the reconstruction of the image itself
 
 def test_flips_with_noise_and_own_maps(tiny_model, pictures):
     m = tiny_model('diffusion_ae', ni=1).eval()
     noise,x = m.draw_noise((1,32,32), 3),pictures(2, 1)
     g = ScoringGraph(m, {'draws':1.}, 0., noise=noise, flips=True)
-    with torch.no_grad(): want = sum(m.reconstruct(x.flip(d), noise).maps['draws'].flip([o-1 for o in d]) for d in ((),(3,),(2,),(2,3)))/4
+    def draws(d): return m.reconstruct(x.flip(d), noise).maps['draws'].flip([o-1 for o in d])
+    with torch.no_grad(): want = sum(map(draws, ((),(3,),(2,),(2,3))))/4
     assert torch.allclose(g.raw_maps(x)[0][:,0], want, atol=1e-5)
+
+# --- standardising and adding
+
+@pytest.mark.parametrize('offset', [0.,1e4], ids=['near zero','far from zero'])
+@pytest.mark.parametrize('bs', [1,3,11])
+def test_moments_are_those_of_numpy(offset, bs, rng):
+    "Whatever the batches; pixels that do not count may hold anything."
+    ms,valid = offset+rng.normal(size=(11,3,6,7))*[[[[.1]],[[1.]],[[20.]]]],rng.random((11,6,7))>.4
+    valid[4:6] = False                           # nothing counts in these, nor in a batch of one of them
+    ms[~np.broadcast_to(valid[:,None], ms.shape)] = -777.
+    moments = Moments()
+    for i in range(0, 11, bs): moments.add(torch.tensor(ms[i:i+bs]), torch.tensor(valid[i:i+bs]).float())
+    want = np.stack([ms[:,k][valid] for k in range(3)])
+    assert moments.n==valid.sum()
+    assert np.allclose(moments.mean, want.mean(1), rtol=1e-12, atol=1e-12)
+    assert np.allclose(moments.std, want.std(1), rtol=1e-9)
+
+def test_moments_of_a_flat_map():
+    moments = Moments()
+    for _ in range(2): moments.add(torch.full((2,1,4,4), .3), torch.ones(2,4,4))
+    assert abs(moments.mean.item()-.3)<1e-7 and moments.std.item()==Moments.least
+
+@pytest.mark.parametrize('pool', pools)
+def test_the_graph_is_its_steps(pool, model, pictures):
+    "Smoothed, standardised, added and pooled by hand."
+    x,valid = pictures(4, 1),torch.ones(4,32,32)
+    valid[:2,:,:5] = 0
+    g = ScoringGraph(model, {'l1':1., 'gms':.5, 'ssim':2.}, 1.5, pool, .1)
+    g.fit_spread([(x[:3], valid[:3]), (x[3:], valid[3:])])
+    with torch.no_grad(): got,raw = g(x, valid),g.raw_maps(x)[0]
+    ms = smooth(raw, 1.5, valid)
+    inside = ms.double().movedim(1, 0)[:,valid>0]
+    assert torch.allclose(g.mean.double(), inside.mean(1), rtol=1e-5)
+    assert torch.allclose(g.std.double(), inside.std(1, correction=0), rtol=1e-5)
+    z = (ms-g.mean[:,None,None])/g.std[:,None,None]
+    amap = (z[:,0]+.5*z[:,1]+2*z[:,2])/3.5*valid
+    assert torch.allclose(got.amap, amap, atol=1e-5)
+    assert torch.allclose(got.score, pools[pool](amap, valid, .1), atol=1e-5)
+    assert torch.equal(got.amap, combine(standardize(ms, g.mean, g.std), [1.,.5,2.], valid))
+
+# --- the search
 
 def test_corrupt_each(val):
     rows = list(corrupt_each(val, list(default_kinds), 6))
@@ -43,7 +86,7 @@ def test_corrupt_each(val):
     good = None
     for x,valid,k in rows:
         if k=='': good = x
-        else: assert not torch.equal(x, good)                                         # follows the good image that it was drawn on
+        else: assert not torch.equal(x, good)                    # follows the good image that it was drawn on
         assert x.shape==(1,32,32) and valid.shape==(32,32)
 
 def test_search_against_the_graph_itself(model, val):
@@ -60,9 +103,35 @@ def test_search_against_the_graph_itself(model, val):
         assert all(abs(c[k]-each[k])<.02 for k in kinds) and abs(c.auroc-(each['perlin']+3*each['spot'])/4)<.02
     assert found.auroc.is_monotonic_decreasing and len(found)==len(get_mixes(['l1','gms']))*18
 
+@pytest.mark.parametrize('names', [['l1'],['l1','ssim','gms'],['head','memory','l1','ssim']], ids=lambda o: ' '.join(o))
+def test_every_candidate_once(names):
+    found = [(tuple(o.maps.items()),*o[1:]) for o in get_candidates(names)]
+    assert len(set(found))==len(found)==len(get_mixes(names))*18
+    assert all(set(dict(o[0]))<=set(names) for o in found) and {o[2] for o in found}==set(pools)
+
+@pytest.mark.parametrize('levels', [3,50], ids=['many ties','few ties'])
+def test_auroc_by_kind_is_that_of_scikit_learn(levels, rng):
+    labels = np.array([''] + ['','spot','','curve','spot']*9)
+    scores,weights = rng.integers(0, levels, (4,len(labels)))/levels,{'spot':1., 'curve':3., 'absent':5.}
+    got = _auroc_by_kind(scores, labels, weights)
+    assert set(got)=={'auroc','spot','curve'}                    # in the order of the images, not of the weights
+    for k in ('spot','curve'):
+        here = np.isin(labels, ['',k])
+        assert np.allclose(got[k], [roc_auc_score(labels[here]==k, o[here]) for o in scores], atol=1e-12)
+    assert np.allclose(got['auroc'], (got['spot']+3*got['curve'])/4)
+
+def test_auroc_by_kind_needs_finite_scores_and_a_defect():
+    labels = np.array(['','spot'])
+    for v in (np.nan, np.inf):
+        with pytest.raises(ValueError, match='not finite'): _auroc_by_kind(np.array([[0.,v]]), labels, {'spot':1.})
+    zeros,good = np.zeros((1,2)),labels[[0,0]]
+    with pytest.raises(ValueError, match='no synthetic defect shows'): _auroc_by_kind(zeros, good, {'spot':1.})
+
 class Oracle(torch.nn.Module):
     "A model whose map `truth` shows the difference to the good image, and whose map `junk` shows nothing."
-    def __init__(self, good): super().__init__(); self.good = good; self.prepare = torch.nn.Identity()
+    def __init__(self, good):
+        super().__init__()
+        self.good,self.prepare = good,torch.nn.Identity()
     def reconstruct(self, x, noise=None):
         xr = torch.stack([self.good[(self.good-o).abs().sum((1,2,3)).argmin()] for o in x])
         return Recon(xr, {'truth': (x-xr).abs().mean(1), 'junk': x.mean(1)*0})
