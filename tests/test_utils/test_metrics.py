@@ -8,9 +8,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import (average_precision_score, f1_score, precision_recall_curve, precision_score, recall_score,
                              roc_auc_score, roc_curve as sk_roc_curve)
 
-from aead.metrics import (PixelMetrics, aupro, calculate_precision_recall_f1, calculate_psnr, calculate_structural_similarity,
-                          get_steps, image_metrics, iou, per_defect, per_size, pixel_metrics, pr_curve, pro_curve, region_overlap,
-                          roc_curve)
+from aead.metrics import (PixelMetrics, aupro, calculate_precision_recall_f1, calculate_psnr,
+                          calculate_structural_similarity, get_steps, image_metrics, iou, per_defect, per_size,
+                          pixel_metrics, pr_curve, pro_curve, region_overlap, roc_curve)
 
 PIXEL = 'pixel_auroc', 'pixel_ap', 'pixel_f1_max', 'aupro_30'
 
@@ -68,7 +68,7 @@ def both_kinds(masks, valid):
 
 
 def random_case(seed):
-    "A few small images: ties or not, constant maps, good and all-defect images, one size or several, some pixels not valid."
+    "A few small images: ties or not, constant maps, good and all-defect images, sizes alike or not, pixels not valid."
     r = np.random.default_rng(seed)
     n, one = r.integers(1, 5), r.integers(1, 10, 2)
     sizes = [tuple(one) if seed % 2 else tuple(r.integers(1, 10, 2)) for _ in range(n)]
@@ -77,8 +77,8 @@ def random_case(seed):
     maps = [r.normal(0, 1, s) + r.choice([0, 1, 3])*k for s, k in zip(sizes, masks)]
     levels = r.choice([0, 1, 2, 5, 1000])
     if levels: maps = [np.round(m*levels/4)*(levels > 1) for m in maps]
-    maps = [m.astype(r.choice(['float32', 'float64'])) for m in maps] if seed % 3 else [m.astype('float32') for m in maps]
-    valid = [(r.random(s) < 0.8).astype('uint8') for s in sizes] if seed % 4 == 0 else [np.ones(s, 'uint8') for s in sizes]
+    maps = [m.astype(r.choice(['float32', 'float64']) if seed % 3 else 'float32') for m in maps]
+    valid = [np.ones(s, 'uint8') if seed % 4 else (r.random(s) < 0.8).astype('uint8') for s in sizes]
     limit = float(r.choice([0.3, 0.05, 0.5, 1]))
     return maps, masks, valid, limit
 
@@ -130,14 +130,16 @@ def test_ties_between_close_doubles_are_not_made():
 
 @pytest.mark.parametrize('limit', [0.05, 0.3, 0.5, 1])
 def test_constant_map_is_the_diagonal(limit):
-    masks = np.zeros((2, 8, 8), int); masks[0, 2:4, 2:4] = 1
+    masks = np.zeros((2, 8, 8), int)
+    masks[0, 2:4, 2:4] = 1
     m = pixel_metrics(np.full(masks.shape, 7.), masks, limit=limit)
     assert m[f'aupro_{100*limit:g}'] == pytest.approx(limit/2)
     assert m['pixel_auroc'] == 0.5 and m['pixel_ap'] == pytest.approx(masks.mean())
 
 
 def test_perfect_and_worst_maps():
-    masks = np.zeros((2, 8, 8), int); masks[0, 2:4, 2:4] = 1
+    masks = np.zeros((2, 8, 8), int)
+    masks[0, 2:4, 2:4] = 1
     assert [pixel_metrics(masks*1., masks)[k] for k in PIXEL] == [1, 1, 1, 1]
     assert [pixel_metrics(-masks, masks)[k] for k in ('pixel_auroc', 'aupro_30')] == [0, 0]
 
@@ -146,23 +148,29 @@ def test_regions_touching_at_a_corner_are_one():
     "One of two pixels found before any good one: half of one region, or one region of two."
     mask, apart = np.zeros((1, 4, 9), int), np.zeros((1, 4, 9), int)
     mask[0, 1, 1] = mask[0, 2, 2] = apart[0, 1, 1] = apart[0, 2, 3] = 1
-    small = mask.copy(); small[0, 2, 2:6] = 1                         # a long tail, hanging on the corner
-    amap = np.zeros(mask.shape); amap[0, 1, 1] = 1
+    small = mask.copy()
+    small[0, 2, 2:6] = 1   # a long tail, hanging on the corner
+    amap = np.zeros(mask.shape)
+    amap[0, 1, 1] = 1
     assert len(region_overlap(amap, mask, .5)) == 1 and len(region_overlap(amap, apart, .5)) == 2
     assert region_overlap(amap, small, .5)['overlap'].tolist() == [1/5]
     assert pro_curve(PixelMetrics().update(amap, small).steps)[1][3] == pytest.approx(1/5)
 
 
 def test_small_regions_weigh_as_much_as_large_ones():
-    mask = np.zeros((1, 20, 20), int); mask[0, :10, :10] = 1; mask[0, 15, 15] = 1
-    amap = np.zeros(mask.shape); amap[0, :10, :10] = 1
+    mask = np.zeros((1, 20, 20), int)
+    mask[0, :10, :10] = 1
+    mask[0, 15, 15] = 1
+    amap = np.zeros(mask.shape)
+    amap[0, :10, :10] = 1
     assert pro_curve(PixelMetrics().update(amap, mask).steps)[1].tolist() == pytest.approx([0, 0, .5, .5, 1, 1])
 
 
 def test_invalid_pixels_are_as_if_cut_away():
     r = np.random.default_rng(3)
     maps, masks = r.random((3, 10, 10)), (r.random((3, 10, 10)) < 0.3).astype(int)
-    valid = np.zeros_like(masks); valid[:, 2:9, 1:7] = 1
+    valid = np.zeros_like(masks)
+    valid[:, 2:9, 1:7] = 1
     cut = np.s_[:, 2:9, 1:7]
     broken = np.where(valid == 1, maps, np.nan)
     assert pixel_metrics(broken, masks, valid) == pixel_metrics(maps[cut], masks[cut])
@@ -181,34 +189,52 @@ def test_caller_may_reuse_the_array():
     assert pm.compute() == pixel_metrics(maps, masks)
 
 
-def test_metrics_that_cannot_be_computed_say_why():
-    maps, zero = np.random.default_rng(0).random((2, 5, 5)), np.zeros((2, 5, 5), int)
-    for args, why in [((maps, zero), 'no defect pixels'), ((maps, zero+1), 'no good pixels'), ((maps, None), 'no images with masks'),
-                      (([], []), 'no images with masks'), ((maps, zero+1, zero), 'no defect pixels')]:
-        m = pixel_metrics(*args)
-        assert m == {**dict.fromkeys(PIXEL), 'why': dict.fromkeys(PIXEL, why)}
-        assert aupro(*args) is None
+MAPS, ZERO = np.random.default_rng(0).random((2, 5, 5)), np.zeros((2, 5, 5), int)
+NO_METRIC = {'no defects': ((MAPS, ZERO), 'no defect pixels'), 'no goods': ((MAPS, ZERO+1), 'no good pixels'),
+             'no masks': ((MAPS, None), 'no images with masks'), 'no images': (([], []), 'no images with masks'),
+             'nothing valid': ((MAPS, ZERO+1, ZERO), 'no defect pixels')}
 
 
-def test_pixel_errors_are_one_clear_line():
-    maps, masks = np.zeros((2, 5, 5)), np.zeros((2, 5, 5), int)
-    nan = maps.copy(); nan[1, 2, 3] = nan[1, 4, 4] = np.nan
-    inf = maps.copy(); inf[0, 0, 1] = -np.inf
-    for args, text in [((maps, masks[:, :4]), r'image 0: map \(5, 5\), mask \(4, 5\)'), ((maps, masks[:1]), '2 maps, 1 masks'),
-                       ((maps, masks, masks[:, 1:]), r'valid \(4, 5\)'), ((maps[0], masks[0]), r'map \(5,\)'),
-                       ((maps[:, None], masks[:, None]), r'map \(1, 5, 5\)'),
-                       ((nan, masks), r'image 1: 2 values are NaN or infinite, the first at \[2, 3\]'),
-                       ((inf, masks), r'image 0: 1 values'), ((maps, masks+255), r'0 and 1 only, got \[255\]'),
-                       ((maps, masks-.5), '0 and 1 only'), ((maps.astype(complex), masks), 'must be numbers'),
-                       ((maps, masks, None, 0), r'limit must be in \(0,1\]'), ((maps, masks, None, 1.1), r'limit must be in \(0,1\]')]:
-        with pytest.raises(ValueError, match=text): pixel_metrics(*args)
+@pytest.mark.parametrize('args, why', NO_METRIC.values(), ids=NO_METRIC)
+def test_metrics_that_cannot_be_computed_say_why(args, why):
+    assert pixel_metrics(*args) == {**dict.fromkeys(PIXEL), 'why': dict.fromkeys(PIXEL, why)}
+    assert aupro(*args) is None
+
+
+def changed(a, value, *places):
+    "A copy of `a` with another value at some places."
+    a = a.copy()
+    for p in places: a[p] = value
+    return a
+
+
+NAN, INF = changed(MAPS, np.nan, (1, 2, 3), (1, 4, 4)), changed(MAPS, -np.inf, (0, 0, 1))
+PIXEL_ERRORS = {
+    'mask of another size': ((MAPS, ZERO[:, :4]), r'image 0: map \(5, 5\), mask \(4, 5\)'),
+    'a mask short': ((MAPS, ZERO[:1]), '2 maps, 1 masks'),
+    'valid of another size': ((MAPS, ZERO, ZERO[:, 1:]), r'valid \(4, 5\)'),
+    'one image': ((MAPS[0], ZERO[0]), r'map \(5,\)'),
+    'a channel': ((MAPS[:, None], ZERO[:, None]), r'map \(1, 5, 5\)'),
+    'nan': ((NAN, ZERO), r'image 1: 2 values are NaN or infinite, the first at \[2, 3\]'),
+    'infinite': ((INF, ZERO), r'image 0: 1 values'),
+    'mask of 255': ((MAPS, ZERO+255), r'0 and 1 only, got \[255\]'),
+    'mask of halves': ((MAPS, ZERO-.5), '0 and 1 only'),
+    'complex': ((MAPS.astype(complex), ZERO), 'must be numbers'),
+    'limit of 0': ((MAPS, ZERO, None, 0), r'limit must be in \(0,1\]'),
+    'limit above 1': ((MAPS, ZERO, None, 1.1), r'limit must be in \(0,1\]')}
+
+
+@pytest.mark.parametrize('args, text', PIXEL_ERRORS.values(), ids=PIXEL_ERRORS)
+def test_pixel_errors_are_one_clear_line(args, text):
+    with pytest.raises(ValueError, match=text): pixel_metrics(*args)
 
 
 def test_a_refused_update_adds_nothing():
     r = np.random.default_rng(2)
     maps, masks = r.random((3, 6, 6)), r.integers(0, 2, (3, 6, 6))
     pm = PixelMetrics().update(maps[:1], masks[:1])
-    nan = maps.copy(); nan[2, 0, 0] = np.nan
+    nan = maps.copy()
+    nan[2, 0, 0] = np.nan
     with pytest.raises(ValueError): pm.update(nan, masks)
     assert pm.compute() == pixel_metrics(maps[:1], masks[:1])
 
@@ -234,7 +260,8 @@ def test_curves_have_every_corner():
         fpr, tpr = roc_curve(st)
         x, t, _ = sk_roc_curve(y, s, drop_intermediate=False)
         assert {*zip(x.round(9), t.round(9))} >= {*zip(fpr.round(9), tpr.round(9))}
-        assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1) and (np.diff(fpr) >= 0).all() and (np.diff(tpr) >= 0).all()
+        assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+        assert (np.diff(fpr) >= 0).all() and (np.diff(tpr) >= 0).all()
         p, q, _ = precision_recall_curve(y, s)
         assert {*zip(q.round(9), p.round(9))} >= {*zip(*(o.round(9) for o in pr_curve(st)))}
 
@@ -251,7 +278,8 @@ def test_images_equal_scikit_learn():
         if seed % 3: s = np.round(s*r.choice([0, 1, 2]))
         m = image_metrics(s, y, far=0.1)
         fpr, tpr, _ = sk_roc_curve(y, s, drop_intermediate=False)
-        want = [roc_auc_score(y, s), average_precision_score(y, s), sk_f1_max(y, s), ((tpr+1-fpr)/2).max(), tpr[fpr <= 0.1].max()]
+        want = [roc_auc_score(y, s), average_precision_score(y, s), sk_f1_max(y, s), ((tpr+1-fpr)/2).max(),
+                tpr[fpr <= 0.1].max()]
         keys = ['image_auroc', 'image_ap', 'image_f1_max', 'image_balanced_accuracy_max', 'image_detection_at_far_10']
         assert list(m) == [*keys, 'why'] and all(type(m[k]) is float and 0 <= m[k] <= 1 for k in keys)
         np.testing.assert_allclose([m[k] for k in keys], want, atol=1e-9)
@@ -266,11 +294,17 @@ def test_image_edge_cases():
     assert a == image_metrics(np.float32([.1, .4, .3]), [False, True, False])
 
 
-def test_image_errors():
-    for args, text in [(([1, np.nan, np.inf], [0, 1, 0]), '2 values are NaN or infinite, the first at 1'), (([1, 2], [0]), r'\(2,\) and \(1,\)'),
-                       (([1, 2], [0, 2]), r'labels must hold 0 and 1 only, got \[2\]'), (([[1, 2]], [[0, 1]]), '`n` each'),
-                       ((['a', 'b'], [0, 1]), 'must be numbers')]:
-        with pytest.raises(ValueError, match=text): image_metrics(*args)
+IMAGE_ERRORS = {
+    'nan': (([1, np.nan, np.inf], [0, 1, 0]), '2 values are NaN or infinite, the first at 1'),
+    'a label short': (([1, 2], [0]), r'\(2,\) and \(1,\)'),
+    'label of 2': (([1, 2], [0, 2]), r'labels must hold 0 and 1 only, got \[2\]'),
+    'two axes': (([[1, 2]], [[0, 1]]), '`n` each'),
+    'text': ((['a', 'b'], [0, 1]), 'must be numbers')}
+
+
+@pytest.mark.parametrize('args, text', IMAGE_ERRORS.values(), ids=IMAGE_ERRORS)
+def test_image_errors(args, text):
+    with pytest.raises(ValueError, match=text): image_metrics(*args)
 
 
 def test_each_defect_against_all_normals():
@@ -296,7 +330,8 @@ def test_region_overlap_iou_and_size():
         if seed % 2: maps = [np.round(m, 1) for m in maps]          # some values are the threshold itself
         t = region_overlap(maps, masks, .3, valid)
         bad = [(k == 1) & (v == 1) for k, v in zip(masks, valid)]
-        want = sorted((i, len(p), np.mean([m[q] > .3 for q in p])) for i, (m, b) in enumerate(zip(maps, bad)) for p in plain_regions(b))
+        regions = ((i, m, p) for i, (m, b) in enumerate(zip(maps, bad)) for p in plain_regions(b))
+        want = sorted((i, len(p), np.mean([m[q] > .3 for q in p])) for i, m, p in regions)
         assert len(t) == len(want)
         if want: np.testing.assert_allclose(sorted(map(tuple, t.to_numpy().tolist())), want)
         flagged = [(m > .3) & (v == 1) for m, v in zip(maps, valid)]
@@ -343,7 +378,8 @@ def test_similarity_equals_scikit_image(shape):
     want = structural_similarity(x, xr, data_range=1, channel_axis=-1 if len(shape) == 3 else None)
     assert calculate_structural_similarity(x, xr) == pytest.approx(want, abs=1e-4)
     assert calculate_psnr(x, xr) == pytest.approx(peak_signal_noise_ratio(x, xr, data_range=1), abs=1e-4)
-    assert calculate_structural_similarity(x, x) == pytest.approx(1) and type(calculate_structural_similarity(x, xr)) is float
+    assert calculate_structural_similarity(x, x) == pytest.approx(1)
+    assert type(calculate_structural_similarity(x, xr)) is float
     assert calculate_psnr(x, x) == float('inf')
 
 
@@ -361,8 +397,17 @@ def test_similarity_of_integers_is_that_of_their_floats():
     assert calculate_psnr(a.astype(np.uint16)*257, b/255) == pytest.approx(calculate_psnr(a, b))
 
 
-def test_two_image_errors():
-    x = np.random.default_rng(0).random((8, 8))
-    for a, b, text in [(x, x[1:], 'differ in shape'), (x*255, x*255, r'must be in \[0,1\]'), (x-1, x, r'must be in \[0,1\]'), (x*np.nan, x, 'NaN'),
-                       (x[None, None], x[None, None], 'one image'), (np.ones((3, 8, 8)), np.ones((3, 8, 8)), 'c h w'), (x[:2], x[:2], '3 by 3')]:
-        with pytest.raises(ValueError, match=text): calculate_structural_similarity(a, b)
+GREY = np.random.default_rng(0).random((8, 8))
+TWO_ERRORS = {
+    'another shape': (GREY, GREY[1:], 'differ in shape'),
+    'values up to 255': (GREY*255, GREY*255, r'must be in \[0,1\]'),
+    'values below 0': (GREY-1, GREY, r'must be in \[0,1\]'),
+    'nan': (GREY*np.nan, GREY, 'NaN'),
+    'a batch': (GREY[None, None], GREY[None, None], 'one image'),
+    'channels first': (np.ones((3, 8, 8)), np.ones((3, 8, 8)), 'c h w'),
+    'two rows': (GREY[:2], GREY[:2], '3 by 3')}
+
+
+@pytest.mark.parametrize('a, b, text', TWO_ERRORS.values(), ids=TWO_ERRORS)
+def test_two_image_errors(a, b, text):
+    with pytest.raises(ValueError, match=text): calculate_structural_similarity(a, b)

@@ -4,7 +4,8 @@ from scipy import stats as st
 from sklearn.metrics import roc_auc_score
 
 from aead.metrics import image_metrics, pixel_metrics
-from aead.stats import PixelHistograms, delong_test, friedman_nemenyi, group_interval, pair_scores, paired_test, resample_groups, why_no_interval
+from aead.stats import (PixelHistograms, delong_test, friedman_nemenyi, group_interval, holm, pair_scores, paired_test,
+                        resample_groups, why_no_interval)
 
 def table(rng, n=60, k=3, p=.4):
     "Scores of `n` images in groups of about `k`; defects come by group and by image."
@@ -12,9 +13,12 @@ def table(rng, n=60, k=3, p=.4):
     y = ((g%3==0) & (rng.random(n)<.8)) | (rng.random(n)<p/4)
     y[:2],g[:2] = [0,1],[1000,1001]
     y[2:4],g[2:4] = [0,1],[1002,1003]
-    return pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'group': g, 'label': y.astype(int), 'score': y+rng.normal(size=n)})
+    score = y+rng.normal(size=n)
+    return pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'group': g, 'label': y.astype(int), 'score': score})
 
-auc = lambda d: {'auc': roc_auc_score(d.label, d.score) if d.label.nunique()==2 else None}
+def auc(d): return {'auc': roc_auc_score(d.label, d.score) if d.label.nunique()==2 else None}
+
+def logit(p): return np.log(p/(1-p))
 
 @pytest.mark.parametrize('seed', range(20))
 def test_a_draw_holds_whole_groups_of_both_kinds(seed):
@@ -33,18 +37,19 @@ def test_interval_on_the_logit_scale(seed):
     v,draws = auc(t)['auc'],[auc(t.iloc[d])['auc'] for d in resample_groups(t, 300, seed)]
     m = min((t.groupby('group').label.max()==b).sum() for b in (0,1))
     half = st.t.ppf(.975, m-1)*np.std(draws, ddof=1)*np.sqrt(m/(m-1))/(v*(1-v))
-    logit = lambda p: np.log(p/(1-p))
     assert np.isclose(logit(hi)-logit(v), half) and np.isclose(logit(v)-logit(lo), half) and 0<lo<v<hi<1
     narrow = group_interval(t, auc, 300, .5, seed)['auc']
     assert lo<narrow[0]<v<narrow[1]<hi
 
 def test_equal_draws_that_differ_by_rounding_give_no_interval():
     t = pd.DataFrame({'group': range(12), 'label': np.arange(12)%2, 'score': 1.})
-    assert group_interval(t, lambda d: {'f1': image_metrics(d.score.to_numpy(), d.label.to_numpy())['image_f1_max']})=={}
+    def f1(d): return {'f1': image_metrics(d.score.to_numpy(), d.label.to_numpy())['image_f1_max']}
+    assert group_interval(t, f1)=={}
 
 def test_nothing_can_be_said():
     t = table(np.random.default_rng(0))
-    assert group_interval(t[t.label==0], auc)=={} and group_interval(t[:0], auc)=={} and why_no_interval(t[:0])=='no images'
+    assert group_interval(t[t.label==0], auc)=={}
+    assert group_interval(t[:0], auc)=={} and why_no_interval(t[:0])=='no images'
     one = t.assign(group=t.label)                       # one group of each kind
     assert group_interval(one, auc)=={} and 'cannot be resampled' in why_no_interval(one)
     assert group_interval(t, lambda d: {'same': .5})=={}
@@ -52,10 +57,16 @@ def test_nothing_can_be_said():
     assert group_interval(same, auc)=={}
 
 @pytest.mark.parametrize('m', [2,5,20])
-def test_a_perfect_figure_gets_a_bound(m):
+def test_a_perfect_metric_gets_a_bound(m):
     t = pd.DataFrame({'group': range(2*m), 'label': np.repeat([0,1], m), 'score': np.repeat([0.,1.], m)})
     assert np.allclose(group_interval(t, auc)['auc'], st.binomtest(m, m).proportion_ci(.95, 'exact'))
-    assert np.allclose(group_interval(t.assign(score=-t.score), auc)['auc'], st.binomtest(0, m).proportion_ci(.95, 'exact'))
+    worst = t.assign(score=-t.score)
+    assert np.allclose(group_interval(worst, auc)['auc'], st.binomtest(0, m).proportion_ci(.95, 'exact'))
+
+def win(y, s):
+    "Whether each defective image scores above each good one; ties count one half."
+    bad,good = s[y==1][:,None],s[y==0]
+    return (bad>good)+.5*(bad==good)
 
 @pytest.mark.parametrize('seed', range(100))
 def test_delong_by_pairs(seed):
@@ -65,13 +76,13 @@ def test_delong_by_pairs(seed):
     a,b = ((rng.integers(0, 6, n+4) if seed%2 else rng.normal(size=n+4))+y*rng.random() for _ in 'ab')
     t = delong_test(y, a, b)
     assert np.isclose(t['difference'], roc_auc_score(y, a)-roc_auc_score(y, b))
-    win = lambda s: (s[y==1][:,None]>s[y==0])+.5*(s[y==1][:,None]==s[y==0])
-    d = win(a)-win(b)
+    d = win(y, a)-win(y, b)
     assert np.isclose(t['se'], np.sqrt(d.mean(1).var(ddof=1)/y.sum()+d.mean(0).var(ddof=1)/(1-y).sum()))
     swapped = delong_test(y, b, a)
     assert np.isclose(swapped['difference'], -t['difference']) and np.isclose(swapped['p_value'], t['p_value'])
 
-@pytest.mark.parametrize('bad', [dict(labels=[0,1,1]), dict(labels=[0,0,0,1]), dict(a=[1,2,3])])
+@pytest.mark.parametrize('bad', [dict(labels=[0,1,1]), dict(labels=[0,0,0,1]), dict(a=[1,2,3])],
+                         ids=['a label short','one defect','a score short'])
 def test_delong_refuses(bad):
     with pytest.raises(ValueError): delong_test(**{**dict(labels=[0,0,1,1], a=[1,2,3,4], b=[1,2,3,4]), **bad})
 
@@ -81,9 +92,9 @@ def test_paired_bootstrap_by_hand(metric):
     a = pd.concat([table(rng, 50).assign(fold=k) for k in (0,1)], ignore_index=True)
     b = a.assign(score=a.score+rng.normal(size=len(a)))
     t = paired_test(a, b, metric, n=200, seed=3)
-    figure = lambda d,c: image_metrics(d[c].to_numpy(), d.label.to_numpy())[metric]
+    def value(d, c): return image_metrics(d[c].to_numpy(), d.label.to_numpy())[metric]
+    def mean(d): return np.mean([value(o, 'score_a')-value(o, 'score_b') for _,o in d.groupby('fold')])
     d = pair_scores(a, b)
-    mean = lambda d: np.mean([figure(o, 'score_a')-figure(o, 'score_b') for _,o in d.groupby('fold')])
     assert np.isclose(t['difference'], mean(d)) and t['method']=='bootstrap of groups'
     m = min((d.groupby('group').label.max()==k).sum() for k in (0,1))
     se = np.std([mean(d.iloc[i]) for i in resample_groups(d, 200, 3)], ddof=1)*np.sqrt(m/(m-1))
@@ -105,12 +116,25 @@ def test_order_of_rows_does_not_matter(rng):
     assert paired_test(a, b.sample(frac=1, random_state=0))==paired_test(a, b)
 
 @pytest.mark.parametrize('seed', range(20))
-def test_friedman_as_scipy(seed):
+def test_holm_by_steps(seed):
+    "The `i`-th smallest of `n` p-values counts `n-i` times, and never less than the one before."
+    rng = np.random.default_rng(seed)
+    p = rng.random(rng.integers(1, 9))**2
+    want,last = np.empty(len(p)),0.
+    for i,k in enumerate(np.argsort(p)):
+        last = max(last, min(1., p[k]*(len(p)-i)))
+        want[k] = last
+    assert np.allclose(holm(p), want)
+    assert np.allclose(holm([*p, None, np.nan])[:len(p)], want) and np.isnan(holm([*p, None, np.nan])[len(p):]).all()
+
+@pytest.mark.parametrize('seed', range(20))
+def test_friedman_by_hand(seed):
     rng = np.random.default_rng(seed)
     n,k = int(rng.integers(3, 12)),int(rng.integers(3, 7))
     v = pd.DataFrame(rng.integers(0, 5, (n,k)) if seed%2 else rng.normal(size=(n,k)))
     r = friedman_nemenyi(v)
-    chi = st.friedmanchisquare(*v.T.to_numpy()).statistic
+    ranks = (-v).rank(axis=1).to_numpy()
+    chi = n*(n*((ranks.mean(0)-(k+1)/2)**2).sum())*(k-1)/((ranks-(k+1)/2)**2).sum()        # with ties
     assert np.isclose(r['p_value'], st.f.sf((n-1)*chi/(n*(k-1)-chi), k-1, (k-1)*(n-1)))
     assert np.allclose(list(r['ranks'].values()), (-v).rank(axis=1).mean())
     p = r['p_values'].to_numpy()
@@ -130,11 +154,13 @@ def test_pixel_intervals_as_by_drawing_maps(seed):
     hw = [tuple(rng.integers(10, 24, 2)) for _ in range(n)]            # of different sizes
     masks = [np.zeros(o, int) for o in hw]
     for m,y in zip(masks, t.label):
-        if y: m[2:6,2:8] = 1; m[8:9,1:3] = 1
+        if y: m[2:6,2:8] = m[8:9,1:3] = 1
     maps = [rng.normal(size=o)*(1+2*(seed%2))+m*rng.gamma(2) for o,m in zip(hw, masks)]
     exact,h = pixel_metrics(maps, masks),PixelHistograms().update(maps, masks)
-    want = group_interval(t, lambda d: {k: pixel_metrics([maps[i] for i in d.index], [masks[i] for i in d.index])[k] for k in ('pixel_auroc','aupro_30')}, 300)
-    got = h.interval(t, exact)
+    def two(d):
+        m = pixel_metrics([maps[i] for i in d.index], [masks[i] for i in d.index])
+        return {k: m[k] for k in ('pixel_auroc','aupro_30')}
+    want,got = group_interval(t, two, 300),h.interval(t, exact)
     for k in want: assert np.allclose(got[k], want[k], atol=.01), (k, got[k], want[k])
 
 def test_pixel_histograms_leave_out_what_is_not_valid(rng):
