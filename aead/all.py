@@ -35,6 +35,8 @@ from .detect import *
 from .metrics import *
 from .stats import *
 from .compare import *
+from .evaluate import *
+from .detector import *
 from .viz.images import *
 from .viz.curves import *
 from .viz.explain import *

@@ -58,7 +58,7 @@ def aead_demo(
 )->dict: # the figures
     "Train and evaluate on the embedded data set: a table of figures and a report, in about a minute."
     from aead.runs.train import demo_run
-    from aead.runs.score import format_metrics
+    from aead.evaluate import format_metrics
     m = demo_run(out, device)
     print(f"{format_metrics(m)}\n\nlook at {out}/report.html")
     return m
@@ -94,7 +94,7 @@ def aead_train(
 )->dict: # the figures
     "Train on good images, set the threshold, evaluate, and write a run folder with report.html."
     from aead.config import make_config
-    from aead.runs.score import format_metrics
+    from aead.evaluate import format_metrics
     from aead.runs.train import train_run
     _needed(out=out)
     flat = dict(path=data and os.path.abspath(data), layout=layout, category=category, model=model, split=split, fold=fold, seed=seed, size=size,
@@ -117,7 +117,8 @@ def aead_evaluate(
     device:str=None # cpu, cuda or cuda:N; by default a GPU if there is one
 )->dict: # the figures
     "Score labelled images with a run; print a table and write scores.csv, metrics.json and report.html."
-    from aead.runs.score import evaluate_run, format_metrics
+    from aead.evaluate import format_metrics
+    from aead.runs.score import evaluate_run
     _needed(run=run)
     m = evaluate_run(run, data, layout, category, out, device)
     print(format_metrics(m))

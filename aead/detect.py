@@ -37,7 +37,7 @@ def _as_image(a):
     if torch.is_tensor(a): a = rearrange(a.detach().cpu().numpy(), 'c h w -> h w c')
     a = np.asarray(a)
     a = a[...,None] if a.ndim==2 else a
-    if a.ndim!=3: raise ValueError(f"an image is `h w` or `h w c`, got an array of shape {a.shape}")
+    if a.ndim!=3 or not a.size: raise ValueError(f"an image is `h w` or `h w c`, got an array of shape {a.shape}")
     if a.dtype.kind=='u': return a.astype(np.float32)/np.iinfo(a.dtype).max
     a = a.astype(np.float32)
     if not (np.isfinite(a).all() and a.min()>=0 and a.max()<=1):

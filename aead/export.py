@@ -17,13 +17,13 @@ from .config import config_from_dict, config_to_dict
 from .data.catalog import read_catalog
 from .data.preprocessing import read_image, restore_map
 from .data.dataset import ImageDataset, read_batches
-from .detect import AnomalyDetector, as_table, load_detector
+from .detect import as_table, Detector, load_detector
 
 # %% ../nbs/97_export.ipynb #8dff00e1
 class DetectionGraph(nn.Module):
     "A calibrated detector as one module, from pixels to decisions."
     def __init__(self,
-        det:AnomalyDetector # fitted and calibrated
+        det:Detector # fitted and calibrated
     ):
         super().__init__()
         c = det.calibration
@@ -94,7 +94,7 @@ def _some(det, run, n):
         df = read_catalog(Path(run)/'catalog.csv', root)
         df = df[df.split.isin(['test','val'])]
         df = df.iloc[np.unique(np.linspace(0, len(df)-1, min(n, len(df))).round().astype(int))].reset_index(drop=True)
-        batches = [(b[0],b[3]) for _,b in read_batches(det._dataset(df, read_image), 8) if not isinstance(b, Exception)]
+        batches = [(b[0],b[3]) for _,b in read_batches(det.dataset(df, read_image), 8) if not isinstance(b, Exception)]
         return batches or [(made, torch.ones_like(made[:,0]))], bool(batches)
     except (FileNotFoundError, ValueError): return [(made, torch.ones_like(made[:,0]))], False
 

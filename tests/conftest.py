@@ -10,7 +10,7 @@ import numpy as np, pytest, torch
 
 from aead.config import config_from_dict
 from aead.data.synthetic import make_synthetic
-from aead.detect import AnomalyDetector
+from aead.detect import fit_detector
 from aead.models.zoo import create_autoencoder
 
 from .helpers import TINY
@@ -47,7 +47,7 @@ def synth(tmp_path_factory):
 @pytest.fixture(scope='session')
 def detector(synth):
     "A tiny fitted detector."
-    return AnomalyDetector(make_cfg(), device='cpu').fit(synth)
+    return fit_detector(make_cfg(), synth, 'cpu')
 
 @pytest.fixture
 def cfg():

@@ -524,12 +524,12 @@ def test_full_disk_while_evaluating(run, cmd, monkeypatch):
         assert tree(run)[last]==before[last] and set(tree(run))==set(before)
 
 def test_full_disk_while_saving_the_model(part, tiny, tmp_path, cmd, monkeypatch):
-    from aead.detect import AnomalyDetector
-    real,out = AnomalyDetector.save,tmp_path/'run'
+    from aead.detect import Detector
+    real,out = Detector.save,tmp_path/'run'
     def small(self, path):
         with full_disk(): real(self, path)
     with monkeypatch.context() as p:
-        p.setattr(AnomalyDetector, 'save', small)
+        p.setattr(Detector, 'save', small)
         refused(cmd('train', '--data', part, '--config', tiny, '--out', out), alone=False)
     assert (out/'checkpoint.safetensors').is_file() and not (out/'model.safetensors').exists() and not list(out.rglob('.*'))
     assert cmd('train', '--resume', '--out', out).status==0
@@ -765,9 +765,9 @@ def test_other_channels_than_the_run(run, tiny, tmp_path, cmd):
     refused(cmd('score', '--run', run, '--input', tmp_path/'a'/'five.tif', '--out', tmp_path/'t.csv'), 'five.tif', 'channels', name='score')
 
 def test_mixed_channels_for_a_run_on_five(tiny, tmp_path, cmd):
-    from aead.detect import AnomalyDetector
+    from aead.detect import fit_detector
     from .conftest import make_cfg
-    AnomalyDetector(make_cfg(train=dict(epochs=1)), 'cpu').fit([picture(i, c=5) for i in range(12)]).save(tmp_path/'run')
+    fit_detector(make_cfg(train=dict(epochs=1)), [picture(i, c=5) for i in range(12)], 'cpu').save(tmp_path/'run')
     save(tmp_path/'in'/'a.tif', picture(50, c=5)); save(tmp_path/'in'/'b.png', picture(51)); save(tmp_path/'in'/'c.tif', picture(52, c=5))
     res = cmd('score', '--run', tmp_path/'run', '--input', tmp_path/'in', '--out', tmp_path/'s.csv')
     assert res.status==0 and 'b.png' in res.err, res.err

@@ -11,7 +11,9 @@ from aead.data.splits import split_catalog
 from aead.data.dataset import ImageDataset, read_batches
 from aead.data.loaders import get_dls
 from aead.data.preprocessing import fit_box, read_image
-from aead.detect import AnomalyDetector, load_detector
+from aead.config import resolve_config
+from aead.detect import build_graph, Detector, fit_detector, load_detector
+from aead.detector import AnomalyDetector
 from aead.scoring import ScoringGraph, pool_top
 from aead.learner import anomaly_learner
 from aead.models.base import model_registry
@@ -32,7 +34,7 @@ def part(tmp_path_factory):
 @pytest.fixture(scope='session')
 def det(part):
     "A tiny detector fitted on the folder `part`."
-    return AnomalyDetector(make_cfg(data=dict(layout='folder')), 'cpu').fit(part)
+    return fit_detector(make_cfg(data=dict(layout='folder')), part, 'cpu')
 
 @pytest.fixture(scope='session')
 def run(part, tmp_path_factory):
@@ -53,8 +55,8 @@ def test_pieces_fit_together(part, tmp_path):
     h = pd.read_csv(tmp_path/'history.csv')
     assert list(h.epoch)==list(range(5)) and h.train_loss.iloc[-1] < h.train_loss.iloc[0]
 
-    det = AnomalyDetector(make_cfg(), 'cpu').set_channels(1)
-    det.graph = ScoringGraph(learn.model.eval(), det.cfg.detect.maps).eval()
+    cfg = resolve_config(make_cfg(), 1)
+    det = Detector(cfg, ScoringGraph(learn.model.eval(), cfg.detect.maps), 'cpu')
     rows = lambda s: df[(df.split==s)&(df.label==0)].reset_index(drop=True)
     det.graph.fit_spread((x,v) for _,(x,_,_,v) in read_batches(ImageDataset(rows('val'), 32)))
     det.calibrate(rows('cal'), read_image)
@@ -67,7 +69,7 @@ def test_learns_to_reconstruct(part):
     "More training gives a smaller error than less; a detector that ignores its weights would not."
     errs = []
     for n in (1,12):
-        d = AnomalyDetector(make_cfg(data=dict(layout='folder'), train=dict(epochs=n)), 'cpu').fit(part)
+        d = fit_detector(make_cfg(data=dict(layout='folder'), train=dict(epochs=n)), part, 'cpu')
         b = next(d.scan(load_catalog(part)))
         errs.append(np.abs(b.x-b.xr).mean())
     assert errs[1] < 0.8*errs[0]
@@ -79,7 +81,7 @@ every_model = pytest.mark.parametrize('name', sorted(model_registry))
 @every_model
 def test_every_family_detects_and_is_saved(name, part, tmp_path):
     cfg = make_cfg(model=name, data=dict(layout='folder'), loss={'l1':1.}, detect=dict(maps={'l1':1.}), train=dict(epochs=20))
-    d = AnomalyDetector(cfg, 'cpu').fit(part)
+    d = fit_detector(cfg, part, 'cpu')
     df = load_catalog(part)
     res = d.predict(df)
     good,bad = (res.score[df.label.to_numpy()==o] for o in (0,1))
@@ -132,7 +134,7 @@ def test_fits_arrays(kind):
     xs = [picture(i) for i in range(16)]
     data = {'uint8': np.stack(xs)[...,None], 'uint16': [picture(i, dtype=np.uint16) for i in range(16)],
             'float': [picture(i, dtype=np.float32) for i in range(16)], 'tensor': torch.from_numpy(np.stack(xs)/np.float32(255))[:,None]}[kind]
-    d = AnomalyDetector(make_cfg(train=dict(epochs=1)), 'cpu').fit(data)
+    d = fit_detector(make_cfg(train=dict(epochs=1)), data, 'cpu')
     res = d.predict([picture(99), dent(99)[0]])
     assert res.score[1] > res.score[0]
 
@@ -153,8 +155,8 @@ def test_unfitted_detector_says_so():
 # -- a score depends on the image alone
 
 def with_bs(det, bs):
-    d = AnomalyDetector(replace(det.cfg, train=replace(det.cfg.train, bs=bs)), 'cpu')
-    d.graph,d.calibration,d.threshold,d.why,d.heat_max = det.graph,det.calibration,det.threshold,det.why,det.heat_max
+    d = Detector(replace(det.cfg, train=replace(det.cfg.train, bs=bs)), det.graph, 'cpu')
+    d.calibration,d.limits = det.calibration,det.limits
     return d
 
 def test_score_depends_on_neither_batch_order_nor_neighbours(det, rng):
@@ -194,7 +196,7 @@ def test_evaluating_again_gives_the_same_figures(run, tmp_path):
 def test_odd_sizes(size, resize):
     shapes = [(40,48),(41,33),(17,90),(64,15)]
     xs = [picture(i, shapes[i%4]) for i in range(16)]
-    d = AnomalyDetector(make_cfg(data=dict(size=size, resize=resize), train=dict(epochs=1)), 'cpu').fit(xs)
+    d = fit_detector(make_cfg(data=dict(size=size, resize=resize), train=dict(epochs=1)), xs, 'cpu')
     assert np.isfinite(d.predict(xs).score).all()
     for x in (*xs[:4], picture(9, (9,200))):
         m = d.score_map(x)
@@ -207,7 +209,7 @@ def test_score_map_points_at_the_dent(det):
 
 def test_padding_is_left_out(tmp_path):
     xs = [picture(i, (20,60)) for i in range(16)]
-    d = AnomalyDetector(make_cfg(data=dict(size=32, resize='pad'), train=dict(epochs=1)), 'cpu').fit(xs)
+    d = fit_detector(make_cfg(data=dict(size=32, resize='pad'), train=dict(epochs=1)), xs, 'cpu')
     x,mask = dent(3, (20,60))
     save(tmp_path/'x.png', x); save(tmp_path/'m.png', mask)
     b = next(d.scan(pd.DataFrame({'path': [str(tmp_path/'x.png')], 'mask': [str(tmp_path/'m.png')]})))
@@ -229,12 +231,12 @@ def test_saved_and_loaded_is_identical(det, tmp_path):
     assert d.predict(xs).equals(det.predict(xs)) and (d.score_map(xs[1])==det.score_map(xs[1])).all()
     assert (d.threshold,d.why,d.heat_max,d.cfg)==(det.threshold,det.why,det.heat_max,det.cfg)
     d.save(tmp_path/'e')
-    for o in ('config.yaml','calibration.json'): assert (tmp_path/'d'/o).read_bytes()==(tmp_path/'e'/o).read_bytes()
+    for o in ('resolved.yaml','calibration.json'): assert (tmp_path/'d'/o).read_bytes()==(tmp_path/'e'/o).read_bytes()
     x,y = (load_file(tmp_path/o/'model.safetensors') for o in 'de')
     assert set(x)==set(y) and all(torch.equal(x[k], y[k]) for k in x)
 
 def test_same_seed_same_weights(part):
-    a,b,c = (AnomalyDetector(make_cfg(data=dict(layout='folder'), train=dict(epochs=1, seed=s)), 'cpu').fit(part).graph.state_dict() for s in (0,0,1))
+    a,b,c = (fit_detector(make_cfg(data=dict(layout='folder'), train=dict(epochs=1, seed=s)), part, 'cpu').graph.state_dict() for s in (0,0,1))
     assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], c[k]) for k in a)
 
 # -- depth and channels
@@ -253,15 +255,15 @@ def test_run_on_other_depths_and_channels(tmp_path, c, dtype, ext):
 def test_sixteen_bits_are_kept(tmp_path):
     "Pictures that differ in their low bytes alone are different pictures."
     xs = [(picture(i).astype(np.uint16)+0x4000) for i in range(16)]     # the high byte is the same everywhere
-    d = AnomalyDetector(make_cfg(train=dict(epochs=1)), 'cpu').fit(xs)
+    d = fit_detector(make_cfg(train=dict(epochs=1)), xs, 'cpu')
     a = next(d.scan(pd.DataFrame({'path': [str(save(tmp_path/f'{i}.png', xs[i])) for i in (0,1)], 'mask': ''})))
     assert len(np.unique(a.x[0])) > 50 and not np.allclose(a.x[0], a.x[1], atol=1e-5)
 
 def test_images_that_disagree_in_channels_are_named(tmp_path):
     d = make_layout(tmp_path/'data', 'folder')
     save(d/'good'/'colour.png', picture(77, c=3))
-    with pytest.raises(ValueError, match='channels.*colour.png'): AnomalyDetector(make_cfg(data=dict(layout='folder')), 'cpu').fit(d)
-    AnomalyDetector(make_cfg(data=dict(layout='folder', channels=1), train=dict(epochs=1)), 'cpu').fit(d)
+    with pytest.raises(ValueError, match='channels.*colour.png'): fit_detector(make_cfg(data=dict(layout='folder')), d, 'cpu')
+    fit_detector(make_cfg(data=dict(layout='folder', channels=1), train=dict(epochs=1)), d, 'cpu')
 
 # -- memory
 
@@ -321,7 +323,7 @@ def test_size_and_batch_that_are_left_to_the_images(part, tmp_path):
     (tmp_path/'run'/'metrics.json').unlink()
     assert train_run(tmp_path/'run', cfg, resume=True, device='cpu')['size']==[32,32]          # left open again: no other setting
     with pytest.raises(ValueError, match='data.size'): train_run(tmp_path/'run', replace(cfg, data=replace(cfg.data, size=48)), resume=True)
-    assert AnomalyDetector(cfg, 'cpu').fit(part).cfg.data.size==32
+    assert fit_detector(cfg, part, 'cpu').cfg.data.size==32
 
 def test_resuming_a_finished_run_changes_nothing(run):
     before = {o: o.stat().st_mtime_ns for o in run.rglob('*')}

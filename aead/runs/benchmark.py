@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from ..files import atomic_write
-from ..config import make_config, settle_size
+from ..config import make_config, resolve_config
 from ..models.base import BaseAutoencoder, model_registry
 from ..losses import MaskLoss, WeightedLoss
-from ..detect import AnomalyDetector, as_table, load_detector
+from ..detect import as_table, build_graph, Detector, load_detector
 
 # %% ../../nbs/88_runs.benchmark.ipynb #cbeee634
 def _wait(device):
@@ -109,8 +109,8 @@ def peak_memory(
 # %% ../../nbs/88_runs.benchmark.ipynb #cb847894
 def _untrained(cfg, device):
     "A detector with random weights, which cost as much as trained ones."
-    det = AnomalyDetector(settle_size(cfg, cfg.data.hw[0]), device).set_channels(cfg.data.channels or 1)
-    det.graph = det._new_graph().eval().to(det.device)
+    cfg = resolve_config(cfg, cfg.data.channels or 1, cfg.data.hw[0])
+    det = Detector(cfg, build_graph(cfg), device)
     return det
 
 def _loss(cfg):
@@ -126,7 +126,7 @@ def _memory(det, bs):
     return peak_memory(m, x), peak_memory(m, x, _loss(det.cfg))
 
 def benchmark_detector(
-    det:AnomalyDetector, # fitted or not
+    det:Detector, # fitted or not
     bs:int=16, # images a batch
     n:int=30, # images timed one by one
     warmup:int=5 # images before them

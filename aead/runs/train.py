@@ -71,7 +71,7 @@ def _load_split(cfg, out):
 def _train(out, asked, cfg, df, resume, device):
     "The first half of a run: settings, catalog, model, calibration."
     def begin():
-        save_yaml(config_to_dict(asked), out/'config.yaml')
+        if not resume: save_yaml(config_to_dict(asked), out/'config.yaml')       # never rewritten
         save_yaml(config_to_dict(cfg), out/'resolved.yaml')
         save_catalog(df, out/'catalog.csv', data_root(cfg, out))
         log(_summary(df, cfg))

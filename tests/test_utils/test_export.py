@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pytest, torch
 from safetensors.torch import load_file, save_file
 
 from aead.config import config_from_dict
-from aead.detect import AnomalyDetector, load_detector
+from aead.detect import fit_detector, load_detector
 from aead.models.head import DefectHead, window_contrast_normalize, instance_normalize
 
 from ..helpers import TINY, make_layout, picture
@@ -24,7 +24,7 @@ def test_every_family(name, extra, synth, tmp_path):
     data,detect = ({k: extra[k] for k in keys if k in extra} for keys in (('size','resize','defects'), ('maps','flips')))
     cfg = config_from_dict({'model': name, 'models': {name: FEW[name]}, 'data': {'size':32, 'layout':'csv', 'workers':0, **data}, 'train': dict(epochs=1, bs=8), 'detect': dict(far=.2, **detect),
                             **({'head': extra['head']} if 'head' in extra else {})})
-    det = AnomalyDetector(cfg, 'cpu').fit(synth)
+    det = fit_detector(cfg, synth, 'cpu')
     det.save(tmp_path/'run')
     cert = export_run(tmp_path/'run', tmp_path/'m.onnx', 4)
     assert max(cert['score'], cert['map'])<=limit and cert['images']==4
@@ -41,7 +41,7 @@ def test_every_family(name, extra, synth, tmp_path):
 def test_with_a_head(name, gated, synth, tmp_path):
     cfg = config_from_dict({'model': name, 'models': {name: FEW[name]}, 'data': dict(size=32, layout='csv', workers=0, defects=.5), 'train': dict(epochs=1, bs=8),
                             'head': {'nf':8, 'depth':2, 'memory':20, 'gated':gated}, 'detect': dict(far=.2, maps={'head':1., 'memory':1.})})
-    AnomalyDetector(cfg, 'cpu').fit(synth).save(tmp_path/'run')
+    fit_detector(cfg, synth, 'cpu').save(tmp_path/'run')
     cert = export_run(tmp_path/'run', tmp_path/'m.onnx', 4)
     assert max(cert['score'], cert['map'])<=limit and load_exported(tmp_path/'m.onnx').certificate==cert
 
