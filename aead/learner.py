@@ -421,7 +421,8 @@ def train_model(
     path=None, # folder for checkpoints and history; None: nothing is written
     resume:bool=False, # go on from the checkpoint in `path`
     device=None, # where to train; None: fastai's default
-    read=read_image # `(path, channels) -> h w c`
+    read=read_image, # `(path, channels) -> h w c`
+    ready=None # function that is called when the model has its first weights, before the first batch; None: none
 )->BaseAutoencoder: # trained model, in evaluation mode
     "Trains the model that the settings describe."
     t = cfg.train
@@ -431,6 +432,7 @@ def train_model(
     learn = _get_learner(cfg, dls, path)
     start = learn.resume() if resume else 0
     if start==0: learn.model.load_pretrained()
+    if ready: ready()
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
     else: learn.ema.after_fit()                                    # nothing is left to train: the best weights
     model = learn.model.eval()
