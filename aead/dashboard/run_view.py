@@ -127,7 +127,7 @@ Seen = namedtuple('Seen', 'x xr maps')
 Seen.__doc__ = "What the model makes of an image: `1 c h w` the image and its reconstruction, both in the model's space, and the model's own maps by name, `1 h w`."
 
 @patch(as_prop=True)
-def detector(self:RunView): # an `AnomalyDetector`
+def detector(self:RunView): # a `Detector`
     "The run's model, loaded when first asked for."
     if self._det is None:
         if not self.has_model: raise FileNotFoundError(f"this view needs the run folder with its model; {'this table knows of none' if self.folder is None else f'{self.folder} has no model.safetensors'}")
@@ -148,7 +148,7 @@ def _pass(self:RunView, i):
     det = self.detector
     model = det.graph.model
     with torch.no_grad():
-        x = model.prepare(det._dataset(self.images.iloc[[i]], read_image)[0][0][None].to(det.device))
+        x = model.prepare(det.dataset(self.images.iloc[[i]], read_image)[0][0][None].to(det.device))
         return Seen(x, *model.reconstruct(x, det.graph.noise))
 
 @patch
