@@ -6,18 +6,29 @@
 __all__ = ['get_latent', 'project_latent', 'fig_latent', 'plot_latent']
 
 # %% ../../nbs/73_viz.latent.ipynb #6235d7a2
-import numpy as np, pandas as pd, torch
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from einops import rearrange, reduce
 
 from .images import _Figure, _numpy, _short
-from .curves import _layout, _plain, _styles
+from .curves import _need, _plain, _styles, make_figure
+from .explain import _evaluation, _name_of
 
 # %% ../../nbs/73_viz.latent.ipynb #f1407f4f
-def _parts(z):
-    "The tensors of a latent."
-    return [z] if torch.is_tensor(z) else [o for part in z for o in _parts(part)]
+_pools = {'flat': 'b ... -> b (...)', 'mean': 'b d ... -> b d'}
 
-_pools = {'flat': lambda z: rearrange(z, 'b ... -> b (...)'), 'mean': lambda z: reduce(z, 'b d ... -> b d', 'mean')}
+def _pooled(z, pool):
+    "A latent, or the tensors of a nested one, as `b d`."
+    if not torch.is_tensor(z): return np.concatenate([_pooled(o, pool) for o in z], 1)
+    return _numpy(rearrange(z, _pools[pool]) if pool=='flat' else reduce(z, _pools[pool], 'mean'))
+
+def _encode(model, x, pool):
+    "The latents of a batch, `b d`."
+    x = model._pad(model.prepare(x))
+    z = model.encode(x)
+    if torch.is_tensor(z) and z.shape==x.shape and torch.equal(z, x):
+        raise ValueError(f'{_name_of(model)} has no latent space: what it encodes to is the image; '
+                         'look at a cnn_ae, resnet_ae or vit_ae')
+    return _pooled(z, pool)
 
 def get_latent(
     model, # a trained autoencoder
@@ -28,80 +39,88 @@ def get_latent(
     "What the encoder makes of images; the model is left as it was."
     if pool not in _pools: raise ValueError(f"pool must be {' or '.join(_pools)}, got '{pool}'")
     x = torch.as_tensor(images)
-    if x.ndim!=4 or not len(x): raise ValueError(f'images must be `b c h w`, at least one, got a tensor of shape {tuple(x.shape)}')
-    was,device = model.training,next((p.device for p in model.parameters()), 'cpu')
-    model.eval()
-    try:
-        with torch.no_grad(): return np.concatenate([_encode(model, o.float().to(device), pool) for o in x.split(bs)])
-    finally: model.train(was)
-
-def _encode(model, x, pool):
-    x = model._pad(model.prepare(x))
-    z = model.encode(x)
-    if torch.is_tensor(z) and z.shape==x.shape and torch.equal(z, x):
-        raise ValueError(f"{getattr(model, 'name', type(model).__name__)} has no latent space: what it encodes to is the image; look at a cnn_ae, resnet_ae or vit_ae")
-    return np.concatenate([_numpy(_pools[pool](o)) for o in _parts(z)], 1)
+    if x.ndim!=4 or not len(x):
+        raise ValueError(f'images must be `b c h w`, at least one, got a tensor of shape {tuple(x.shape)}')
+    with _evaluation(model) as device:
+        return np.concatenate([_encode(model, o.float().to(device), pool) for o in x.split(bs)])
 
 # %% ../../nbs/73_viz.latent.ipynb #322b65f6
 def _pca(z, good, seed):
     from sklearn.decomposition import PCA
     p = PCA(2, random_state=seed).fit(z[good] if good.sum()>2 else z)
-    return p.transform(z), [f'component {i+1} ({100*v:.0f} % of the variance)' for i,v in enumerate(p.explained_variance_ratio_)]
+    share = 100*p.explained_variance_ratio_
+    return p.transform(z), [f'component {i+1} ({share[i]:.0f} % of the variance)' for i in range(2)]
 
 def _umap(z, good, seed):
     try: from umap import UMAP
-    except ImportError: raise ValueError("method 'umap' needs the package umap-learn: pip install umap-learn; 'pca' needs nothing more") from None
+    except ImportError:
+        raise ValueError("method 'umap' needs the package umap-learn: pip install umap-learn; "
+                         "'pca' needs nothing more") from None
     return UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(z), ['UMAP 1','UMAP 2']
 
 _methods = {'pca': _pca, 'umap': _umap}
 
+def _check_latents(z, defect):
+    "Latents `n d` as floats and their classes as text."
+    z,defect = np.asarray(z, dtype=float),np.asarray(defect, dtype=object).astype(str)
+    if z.ndim!=2 or len(z)!=len(defect) or len(z)<3 or z.shape[1]<2:
+        raise ValueError('latents must be `n d` with a class each, at least 3 of them with 2 numbers; '
+                         f'got {z.shape} and {len(defect)} classes')
+    wrong = ~np.isfinite(z).all(1)
+    if wrong.any(): raise ValueError(f'{wrong.sum()} of {len(z)} latents are not finite')
+    return z,defect
+
 def project_latent(
     z:np.ndarray, # `n d`, as `get_latent` gives it
     defect, # `n` names of classes, `good` among them
-    method:str='pca', # `pca`, whose axes are those in which the good images vary most, or `umap`
+    method:str='pca', # `pca` or `umap`
     seed:int=0 # of UMAP and of a randomised PCA
 )->pd.DataFrame: # `x y defect`, a row per image; `attrs['axes']` names the axes
-    "Latents in the plane."
+    "Latents as points of the plane."
     if method not in _methods: raise ValueError(f"method must be {' or '.join(_methods)}, got '{method}'")
-    z,defect = np.asarray(z, dtype=float),np.asarray(defect, dtype=object).astype(str)
-    if z.ndim!=2 or len(z)!=len(defect) or len(z)<3 or z.shape[1]<2: raise ValueError(f'latents must be `n d` with a class each, at least 3 of them with 2 numbers; got {z.shape} and {len(defect)} classes')
-    if not np.isfinite(z).all(): raise ValueError(f'{(~np.isfinite(z)).any(1).sum()} of {len(z)} latents are not finite')
+    z,defect = _check_latents(z, defect)
     xy,axes = _methods[method](z, defect=='good', seed)
     t = pd.DataFrame({'x': xy[:,0], 'y': xy[:,1], 'defect': defect})
     t.attrs['axes'] = axes
     return t
 
 # %% ../../nbs/73_viz.latent.ipynb #529ab85e
-_marks = (('o','circle'),('D','diamond'),('s','square'),('^','triangle-up'),('v','triangle-down'),('P','cross'),('X','x'))
+_marks = (('o','circle'),('D','diamond'),('s','square'),('^','triangle-up'),('v','triangle-down'),('P','cross'),
+          ('X','x'))
 
 def _groups(points):
-    "Class, its points and its style; good first."
-    lack = [k for k in ('x','y','defect') if k not in points]
-    if lack: raise ValueError(f"the points lack the column{'s'*(len(lack)>1)} {', '.join(lack)}")
+    "Class, its points, colour and mark (in matplotlib, in plotly); good first."
+    _need(points, 'x', 'y', 'defect')
     names = sorted(set(points.defect), key=lambda k: (k!='good', k))
-    return [(k, points[points.defect==k], c[0], _marks[i%len(_marks)]) for i,(k,c) in enumerate(_styles(names).items())]
+    colors = [o[0] for o in _styles(names).values()]
+    return [(k, points[points.defect==k], c, _marks[i%len(_marks)]) for i,(k,c) in enumerate(zip(names, colors))]
 
 def _axes_of(points): return points.attrs.get('axes', ['x','y'])
 
 def fig_latent(
     points:pd.DataFrame, # `x y defect`, as `project_latent` gives it
     size:float=3.4 # height, inches
-): # a matplotlib figure
+)->plt.Figure: # a mark for each image
     "The latent space, coloured by class."
     fig = _Figure(size*1.45, size)
     ax = fig.subplots()
-    for k,o,color,(mark,_) in _groups(points): ax.scatter(o.x, o.y, s=18, color=color, marker=mark, alpha=.75, lw=0, label=f'{_short(k)} ({len(o)})')
-    _plain(ax, xlabel=_axes_of(points)[0], ylabel=_axes_of(points)[1])
-    ax.legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
+    for k,o,color,(mark,_) in _groups(points):
+        ax.scatter(o.x, o.y, s=18, color=color, marker=mark, alpha=.75, lw=0, label=f'{_short(k)} ({len(o)})')
+    xlabel,ylabel = _axes_of(points)
+    _plain(ax, xlabel=xlabel, ylabel=ylabel).legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
     return fig
 
+# %% ../../nbs/73_viz.latent.ipynb #cb8614fe
 def plot_latent(
     points:pd.DataFrame, # `x y defect`, as `project_latent` gives it, and perhaps `path`
     height:int=380 # pixels
 ): # a plotly figure; `customdata` of a point is its position in `points`
     "The latent space, to click on."
-    import plotly.graph_objects as go
-    fig,at = go.Figure(),pd.Series(np.arange(len(points)), points.index)
+    xlabel,ylabel = _axes_of(points)
+    fig = make_figure(None, height, xaxis_title=xlabel, yaxis_title=ylabel)
+    at = pd.Series(np.arange(len(points)), points.index)
     for k,o,color,(_,mark) in _groups(points):
-        fig.add_scatter(x=o.x, y=o.y, mode='markers', name=f'{k} ({len(o)})', customdata=at[o.index].to_numpy(), text=o.path if 'path' in o else o.defect, hovertemplate='%{text}<extra></extra>', marker=dict(color=color, symbol=mark, size=8, opacity=.75))
-    return _layout(fig, height, *_axes_of(points))
+        fig.add_scatter(x=o.x, y=o.y, mode='markers', name=f'{k} ({len(o)})', customdata=at[o.index].to_numpy(),
+                        text=o.path if 'path' in o else o.defect, hovertemplate='%{text}<extra></extra>',
+                        marker=dict(color=color, symbol=mark, size=8, opacity=.75))
+    return fig
