@@ -110,7 +110,7 @@ def fig_latent(
     _plain(ax, xlabel=xlabel, ylabel=ylabel).legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
     return fig
 
-# %% ../../nbs/73_viz.latent.ipynb #cb8614fe
+# %% ../../nbs/73_viz.latent.ipynb #55bb4b62
 def plot_latent(
     points:pd.DataFrame, # `x y defect`, as `project_latent` gives it, and perhaps `path`
     height:int=380 # pixels
