@@ -18,7 +18,7 @@ from .config import did_you_mean
 from .calibration import Calibration
 from .metrics import image_metrics, check_maps, label_pixels
 
-# %% ../nbs/61_stats.ipynb #93292d0f
+# %% ../nbs/61_stats.ipynb #b3cabfe4
 def _strata(df):
     "Row positions of each group: the groups without defects, and those with."
     at = pd.Series(np.arange(len(df))).groupby(df.group.to_numpy()).apply(np.array)
@@ -35,7 +35,7 @@ def resample_groups(
     rng,strata = np.random.default_rng(seed),_strata(df)
     for _ in range(n): yield np.concatenate([s[i] for s in strata for i in rng.integers(0, len(s), len(s))])
 
-# %% ../nbs/61_stats.ipynb #84117d77
+# %% ../nbs/61_stats.ipynb #bd4e8f9e
 def _n_groups(df): return [len(s) for s in _strata(df)]
 
 def why_no_interval(
@@ -46,7 +46,7 @@ def why_no_interval(
     if min(_n_groups(df))>1: return ''
     return 'a single group with defects, or a single one without: groups cannot be resampled'
 
-# %% ../nbs/61_stats.ipynb #69b2c139
+# %% ../nbs/61_stats.ipynb #c6881c9f
 def _bound(value, m, level):
     "Interval of a share that is 0 or 1 in `m` independent cases."
     low = ((1-level)/2)**(1/m)
@@ -105,7 +105,7 @@ class PixelHistograms:
         counts = (np.bincount(bins[o], minlength=n) for o in (good, bad))
         return tuple(o.astype(np.float32) for o in (*counts, share))
 
-# %% ../nbs/61_stats.ipynb #7a476ed2
+# %% ../nbs/61_stats.ipynb #62d69674
 def _histogram_metrics(good, bad, share, limit):
     "Pixel AUROC and area under per-region overlap from summed histograms of `n` bins."
     shares = (np.cumsum(o[::-1])/max(o.sum(), 1e-12) for o in (good, bad, share))        # from the largest value down
@@ -114,7 +114,7 @@ def _histogram_metrics(good, bad, share, limit):
     aupro = np.trapezoid(np.interp(x, fpr, pro), x)/limit
     return {'pixel_auroc': np.trapezoid(tpr, fpr), f'aupro_{100*limit:g}': aupro}
 
-# %% ../nbs/61_stats.ipynb #29e7d8e5
+# %% ../nbs/61_stats.ipynb #365b456d
 @patch
 def interval(self:PixelHistograms,
     df:pd.DataFrame, # a row per image, in the order of `update`, with `group` and `label`
@@ -134,7 +134,7 @@ def interval(self:PixelHistograms,
     found = {k: _interval(v, draws[k].std(), m, level, 'logit') for k,v in values.items()}
     return {k: o for k,o in found.items() if o}
 
-# %% ../nbs/61_stats.ipynb #c273f3dc
+# %% ../nbs/61_stats.ipynb #1274b1d2
 def _placements(y, s):
     "Share of good images below each defective one, and of defective images above each good one; ties count one half."
     bad,good = s[y],s[~y]
@@ -158,7 +158,7 @@ def delong_test(
     se = math.sqrt(below.var(ddof=1)/y.sum()+above.var(ddof=1)/(~y).sum())
     return {'difference': d, 'se': se, 'p_value': float(2*st.norm.sf(abs(d)/se)) if se else float(d==0)}
 
-# %% ../nbs/61_stats.ipynb #1e0e825c
+# %% ../nbs/61_stats.ipynb #8483917d
 _image = ['fold','path']         # what an image is, in a table of scores
 
 def _check_scored(t):
@@ -170,7 +170,7 @@ def _check_scored(t):
     if twice.any(): raise ValueError(f"{t[twice].path.iloc[0]} is there twice; a table is one run a fold")
     return t
 
-# %% ../nbs/61_stats.ipynb #f4864ac7
+# %% ../nbs/61_stats.ipynb #b809d4db
 def pair_scores(
     a:pd.DataFrame, # a row per image: `path group label score`, and `fold` where there are several
     b:pd.DataFrame # the same of another detector
@@ -183,7 +183,7 @@ def pair_scores(
     if wrong.any(): raise ValueError(f"the tables disagree on the label of {both.path[wrong].iloc[0]}")
     return both.rename(columns={'label_a':'label'}).drop(columns='label_b')
 
-# %% ../nbs/61_stats.ipynb #22f6a320
+# %% ../nbs/61_stats.ipynb #ce424d20
 _metrics = [k for k in image_metrics([0,1], [0,1]) if k!='why']
 
 def check_metric(
@@ -192,7 +192,7 @@ def check_metric(
     "Raise a `KeyError` where `metric` is not a name of `image_metrics`."
     if metric not in _metrics: raise KeyError(f"unknown metric '{metric}'.{did_you_mean(metric, _metrics)}")
 
-# %% ../nbs/61_stats.ipynb #1d90f053
+# %% ../nbs/61_stats.ipynb #82137556
 def image_metric(
     y:np.ndarray, # `n` booleans, True defective; both kinds are there
     s:np.ndarray, # `n` scores, larger is more anomalous
@@ -203,7 +203,7 @@ def image_metric(
     bad = y.sum()
     return (st.rankdata(s)[y].sum()-bad*(bad+1)/2)/(bad*(len(y)-bad))
 
-# %% ../nbs/61_stats.ipynb #0cc02c3d
+# %% ../nbs/61_stats.ipynb #6f5caacc
 def _mean_difference(d, metric, rows=slice(None)):
     "Mean over folds of the difference of a metric, on some rows; None where no fold has both kinds of images."
     fold,y,a,b = (o.to_numpy()[rows] for o in (d.fold, d.label.astype(bool), d.score_a, d.score_b))
@@ -240,7 +240,7 @@ def paired_test(
     half = st.t.ppf((1+level)/2, df)*se
     return {**out, 'low': value-half, 'high': value+half, 'p_value': float(2*st.t.sf(abs(value)/se, df))}
 
-# %% ../nbs/61_stats.ipynb #bcd3e728
+# %% ../nbs/61_stats.ipynb #54d1bd10
 def holm(
     p_values # `n` p-values in [0,1]; None or NaN where there was no test
 )->np.ndarray: # `n` in [0,1], or NaN
@@ -251,7 +251,7 @@ def holm(
     out[order] = np.minimum(np.maximum.accumulate(p[order]*np.arange(n, 0, -1)), 1)
     return out
 
-# %% ../nbs/61_stats.ipynb #58d17388
+# %% ../nbs/61_stats.ipynb #609ffdd4
 def _friedman(v):
     "p-value of Friedman's test in the form of Iman and Davenport, for values `n k` of `k` detectors on `n` data sets."
     n,k = v.shape
@@ -279,7 +279,7 @@ def friedman_nemenyi(
             'critical_difference': float(st.studentized_range.ppf(1-alpha, k, np.inf)*se),
             'p_values': pd.DataFrame(np.minimum(p, 1), table.columns, table.columns)}
 
-# %% ../nbs/61_stats.ipynb #8560750f
+# %% ../nbs/61_stats.ipynb #90bd5649
 _distributions = {'normal': st.norm, 'Gumbel': st.gumbel_r, 'log-normal': st.lognorm, 'gamma': st.gamma,
                   'Weibull': st.weibull_min}
 
