@@ -20,6 +20,7 @@ from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 from skimage import data as skdata, filters, measure, transform
 
+from ..files import absolute_path
 from ..config import did_you_mean, Registry
 from .catalog import layouts
 
@@ -79,7 +80,7 @@ def _name_files(df):
                   for o,i,b in zip(df.itertuples(), no, bad)]
     return df
 
-# %% ../../nbs/11_data.synthetic.ipynb #9b970228
+# %% ../../nbs/11_data.synthetic.ipynb #5b8e9bd0
 def _aim(photo, corner, sz, rng, tries=30):
     "A crop in the region at `corner`, as `top left`."
     draws,mid = [],slice(sz//5, sz-sz//5)
@@ -105,7 +106,7 @@ def _plan_texture(name, sz, n_shots, n_regions, contamination, seed):
     df[['top','left','exposure','gamma']] = [_shot(seed, p, r, _texture(name), sz) for p,r in zip(df.path, df.region)]
     return df.astype({'top':int,'left':int})
 
-# %% ../../nbs/11_data.synthetic.ipynb #756c8b04
+# %% ../../nbs/11_data.synthetic.ipynb #d075a77f
 def _check_ranges(**values):
     "Each value is `(value, lowest, highest)`."
     for name,(v,lo,hi) in values.items():
@@ -173,7 +174,7 @@ def _strength(img, out, mask):
     around = img[ndi.binary_dilation(m, iterations=5)]
     return np.sqrt(((out-img)[m]**2).mean())/(.05+.4*around.std())
 
-# %% ../../nbs/11_data.synthetic.ipynb #60357031
+# %% ../../nbs/11_data.synthetic.ipynb #15dc0c82
 def _strongest(name, draw, tries):
     "The first of `tries` drawings whose defect is plain and of fair size, or the strongest of fair size."
     best,res = 0,None
@@ -215,7 +216,7 @@ def _coin(n, rng):
     pair,turn = _coins()[rng.integers(len(_coins()))],rng.uniform(0,360)
     return [transform.resize(transform.rotate(o, turn), (n,n), anti_aliasing=True) for o in pair]
 
-# %% ../../nbs/11_data.synthetic.ipynb #8250f965
+# %% ../../nbs/11_data.synthetic.ipynb #d90b1e0f
 def _chip(n, rng):
     "A wobbly piece of another photograph and its cover, `n n`."
     im = _photo(('coffee','chelsea','rocket','astronaut')[rng.integers(4)])
@@ -223,7 +224,7 @@ def _chip(n, rng):
     y,x = rng.integers(0, np.array(im.shape)-n)
     return im[y:y+n,x:x+n],_soft(_depth((n,n), (n/2,n/2), n/3, rng), 1)
 
-# %% ../../nbs/11_data.synthetic.ipynb #2c76a76e
+# %% ../../nbs/11_data.synthetic.ipynb #e4a187c9
 def _put(shape, patch, at):
     "A square patch at a place of an empty image."
     n,out = len(patch),np.zeros(shape, np.float32)
@@ -251,7 +252,7 @@ def _draw_stain(img, rng):
     change = rng.uniform(.4,.55) + .8*_nearby(img, at, r).std()
     return img*(1+cover*(change*1.2 if rng.random()<.4 else -change)),cover
 
-# %% ../../nbs/11_data.synthetic.ipynb #a3f848c5
+# %% ../../nbs/11_data.synthetic.ipynb #6d999c10
 def _bend(shape, rng, n=256):
     "A bent line as `n` points `y x`, 0.3 to 0.6 of the side long."
     sz,turn = min(shape),rng.uniform(0,2*np.pi)
@@ -279,7 +280,7 @@ def _draw_scratch(img, rng):
     bright = wavy*(1+.15*np.sin(rng.uniform(10,40)*along+rng.uniform(0,6)))
     return img*(1-core-.45*rim)+bright*core,core+rim
 
-# %% ../../nbs/11_data.synthetic.ipynb #d430f1bc
+# %% ../../nbs/11_data.synthetic.ipynb #6a420c9a
 @_maker('blur')
 def _draw_blur(img, rng):
     "A patch keeps its brightness and loses its detail."
@@ -308,7 +309,7 @@ def get_scene(
     if row.defect=='good': return clean,clean,np.zeros(clean.shape, np.uint8)
     return clean,*defect_kinds[row.defect](clean, _rng(seed, row.path, 'defect'))
 
-# %% ../../nbs/11_data.synthetic.ipynb #3a099cd9
+# %% ../../nbs/11_data.synthetic.ipynb #4c0d36fd
 def expose(
     img:np.ndarray, # scene, `h w`, in [0,1]
     gain:float,     # factor on brightness
@@ -320,7 +321,7 @@ def expose(
     x = gain*img**gamma + rng.normal(0, noise, img.shape)
     return np.uint8(np.clip(x,0,1)*255+.5)
 
-# %% ../../nbs/11_data.synthetic.ipynb #3be63554
+# %% ../../nbs/11_data.synthetic.ipynb #23cd731c
 def synthetic_images(
     plan:pd.DataFrame, # from `plan_synthetic`
     sz:int=64,         # side, pixels, as in the plan
@@ -346,7 +347,7 @@ def _write(path, settings):
     plan.to_csv(path/'catalog.csv', index=False)
     (path/_about).write_text(json.dumps(dict(schema=1, settings=settings), indent=1))
 
-# %% ../../nbs/11_data.synthetic.ipynb #9915b4fd
+# %% ../../nbs/11_data.synthetic.ipynb #47d319d9
 def _make(path, settings):
     "Writes beside `path` and moves into place; if another process was faster, its folder stays."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -360,7 +361,7 @@ def _make(path, settings):
         except OSError:
             if not (path/_about).is_file(): raise
 
-# %% ../../nbs/11_data.synthetic.ipynb #537bd993
+# %% ../../nbs/11_data.synthetic.ipynb #12ec3e33
 def _check_same(path, settings):
     "Raises unless the folder was made with `settings`."
     f = path/_about
@@ -379,7 +380,7 @@ def load_synthetic(
     if not (path/'catalog.csv').is_file():
         raise FileNotFoundError(f"no catalog.csv in {path}: make_synthetic writes one")
     df = pd.read_csv(path/'catalog.csv', keep_default_na=False)
-    for c in ('path','mask'): df[c] = [str(path/o) if o else '' for o in df[c]]
+    for c in ('path','mask'): df[c] = [absolute_path(o, path) for o in df[c]]
     return df
 
 # %% ../../nbs/11_data.synthetic.ipynb #28ae7914
