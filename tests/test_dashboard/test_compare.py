@@ -1,0 +1,66 @@
+"The comparison of runs in the dashboard against the tables of the runs."
+import numpy as np, pytest
+
+from aead.dashboard.app import Dashboard
+from aead.dashboard.base import State
+from aead.dashboard.compare import ComparePanel
+from aead.dashboard.run_view import RunView
+
+from .conftest import score_table
+
+def panel(thr=(.7,.7), **tables):
+    "A panel over tables with a threshold each."
+    views = {k: RunView(t, metrics={} if o is None else {'threshold': o}) for (k,t),o in zip(tables.items(), thr)}
+    return ComparePanel(State(run=next(iter(views)), threshold=thr[0]), views)
+
+def two(n=60):
+    t = score_table(n)
+    noise = np.random.default_rng(1).normal(size=n)
+    return t,t.assign(score=t.score+noise).sample(frac=1, random_state=0)      # in another order
+
+def test_runs_of_different_data_are_not_compared():
+    d = Dashboard(None, {'a': score_table(30), 'b': score_table(30).assign(path=[f'/elsewhere/{i}' for i in range(30)])})
+    assert 'no image in common' in d.open('Compare').trouble.value
+
+def test_the_images_shown_are_those_that_disagree():
+    a,b = two()
+    c = panel(a=a, b=b)
+    sa,sb = (o.set_index('path').score for o in (a,b))
+    differ = (sa>.7)!=(sb[sa.index]>.7)
+    assert f'differ on {differ.sum()} images' in c.note.value
+    apart = (sa.rank(pct=True)-sb.rank(pct=True)[sa.index]).abs()[differ].sort_values(ascending=False, kind='stable')
+    for v,g in zip(c.views.values(), c.galleries): assert [v.name(i) for i in g.rows]==apart.index[:8].tolist()
+
+def test_buttons_say_class_and_rank():
+    a,b = two()
+    c = panel(a=a, b=b)
+    for v,g in zip(c.views.values(), c.galleries):
+        rank = v.table.score.rank(pct=True)
+        assert [o.description for o in g.buttons]==[f'{v.table.defect[i]} {rank[i]:.0%}' for i in g.rows]
+
+@pytest.mark.parametrize('thr', [(None,.7),(None,None)], ids=['one without threshold','none has one'])
+def test_without_decisions_ranks_are_compared(thr):
+    a,b = two()
+    c = panel(thr, a=a, b=b)
+    assert c.trouble.value=='' and 'do not differ' in c.note.value and len(c.galleries[0].rows)==8
+
+def test_an_image_opens_in_its_own_run():
+    a,b = two()
+    c = panel((.7,.9), a=a, b=b)
+    for i,(run,thr) in enumerate((('a',.7),('b',.9))):
+        c.state.threshold = .7
+        c.state.run = 'a'
+        c.galleries[i].buttons[0].click()
+        assert (c.state.run, c.state.threshold, c.state.image)==(run, thr, c.galleries[i].rows[0])
+
+def test_three_runs_have_three_differences():
+    a,b = two()
+    c = panel((.7,.7,.7), a=a, b=b, c=a.assign(score=-a.score))
+    c.runs.value = ('a','b','c')
+    assert c.trouble.value=='' and c.text.value.count(' less ')==3
+
+def test_no_run_chosen():
+    a,b = two()
+    c = panel(a=a, b=b)
+    c.runs.value = ()
+    assert 'choose runs' in c.text.value and c.chart.data==() and c.note.value==''

@@ -1,0 +1,74 @@
+"Overview, threshold and distributions against the table itself."
+import numpy as np, pandas as pd, pytest
+
+from aead.dashboard.app import Dashboard
+from aead.dashboard.base import State
+from aead.dashboard.results import count_outcomes, DistributionPanel, metric_row, overview_metrics, plot_p_values, plot_rates, ThresholdPanel
+from aead.dashboard.run_view import open_views, RunView
+from aead.metrics import calculate_precision_recall_f1, METRICS
+
+from .conftest import score_table
+
+def test_labels_come_from_the_table_of_metrics(runs):
+    d = Dashboard(runs)
+    assert set(overview_metrics) <= set(METRICS)
+    assert all(METRICS[k].label in d.open('Overview').text.value for k in overview_metrics)
+
+@pytest.mark.parametrize('seed', range(3))
+def test_outcomes_agree_with_metrics(seed):
+    rng = np.random.default_rng(seed)
+    t = pd.DataFrame({'label': rng.integers(0, 2, 50), 'score': rng.integers(0, 9, 50)/4})
+    for thr in np.unique(t.score):
+        n = count_outcomes(t, thr)
+        p = calculate_precision_recall_f1((t.score>thr).to_numpy().astype(float), t.label.to_numpy(), .5)
+        assert sum(n.values())==50
+        if n['found']: assert (n['found']/(n['found']+n['false alarm']), n['found']/(n['found']+n['missed']))==pytest.approx((p['precision'], p['recall']))
+
+def test_rates_are_those_of_the_outcomes():
+    t = score_table(60)
+    fig = plot_rates(t)
+    for thr in t.score:
+        n = count_outcomes(t, thr)
+        at = np.flatnonzero(fig.data[0].x==thr)[-1]
+        assert fig.data[0].y[at]==pytest.approx(n['false alarm']/40) and fig.data[1].y[at]==pytest.approx(n['found']/20)
+
+def test_p_values_are_drawn_as_a_distribution_function(rng):
+    p = rng.uniform(size=20)
+    x,y = (np.array(o) for o in (plot_p_values(p).data[0].x, plot_p_values(p).data[0].y))
+    for v in p: assert y[np.flatnonzero(x==v)[0]]==pytest.approx((p<=v).mean())
+
+def test_the_threshold_moves_with_the_state():
+    t = score_table(60)
+    p = ThresholdPanel(State(run='a', threshold=.5), open_views(None, {'a': t}))
+    for thr in (t.score.min(), 1., t.score.max()):
+        p.state.threshold = float(thr)
+        n = count_outcomes(t, thr)
+        assert p.slider.value==pytest.approx(thr) and all(f'>{v}<' in p.text.value for v in n.values())
+    assert 'no threshold of its own' in p.note.value
+
+def test_a_run_with_a_narrower_range_fits_the_slider():
+    t = score_table(60)
+    p = ThresholdPanel(State(run='a', threshold=.5), open_views(None, {'a': t, 'b': t.assign(score=100+t.score/50)}))
+    for k in 'bab':
+        p.state.run = k
+        s = p.view.table.score
+        assert p.trouble.value=='' and p.slider.min==pytest.approx(s.min(), abs=1e-4) and p.slider.max==pytest.approx(s.max(), abs=1e-4)
+
+def test_the_reason_for_no_threshold_is_said():
+    v = RunView(score_table(60), metrics={'why': {'false_alarm_rate': 'too few <groups>'}})
+    p = ThresholdPanel(State(run='a'), {'a': v})
+    assert 'too few &lt;groups&gt;' in p.text.value and p.changed.rows==[]
+
+def test_errors_of_buttons_appear():
+    d = Dashboard(None, {'a': score_table(60).assign(label=0)})
+    t = d.open('Threshold')
+    t.best.click()
+    assert 'good and of defective' in t.trouble.value
+
+def test_good_images_alone_have_distributions():
+    p = DistributionPanel(State(run='a'), open_views(None, {'a': score_table(60).assign(label=0, p_value=.5)}))
+    assert p.trouble.value=='' and 'Overlap' not in p.text.value and len(p.p.data)==2
+
+def test_what_was_asked_for_stands_beside_the_rate():
+    m = {'false_alarm_rate': .07, 'target_false_alarm_rate': .05}
+    assert metric_row(m, 'false_alarm_rate')[1:]==('<b>0.070</b>', '', 'asked for: at most 0.05')
