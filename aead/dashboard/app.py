@@ -48,7 +48,7 @@ class Dashboard:
         from IPython.display import display
         display(self.widget)
 
-# %% ../../nbs/96_dashboard.app.ipynb #6c12159e
+# %% ../../nbs/96_dashboard.app.ipynb #30c4a309
 @patch
 def _top(self:Dashboard):
     "The line above the tabs: the choice of runs, and the image that is open."
@@ -77,7 +77,7 @@ def _follow(self:Dashboard, _):
     i,v = self.state.image,self.views[self.state.run]
     self.image.value = tag('span', f'\u2002{v.name(i)} is open in the explorer') if 0 <= i < len(v.images) else ''
 
-# %% ../../nbs/96_dashboard.app.ipynb #7e7fcfa1
+# %% ../../nbs/96_dashboard.app.ipynb #12aa7764
 @patch
 def switch(self:Dashboard,
     run:str # name of a run
@@ -92,7 +92,7 @@ def switch(self:Dashboard,
 @patch
 def _chosen(self:Dashboard, change): self.switch(change['new'])
 
-# %% ../../nbs/96_dashboard.app.ipynb #e8cd1c4c
+# %% ../../nbs/96_dashboard.app.ipynb #02cbbf38
 @patch
 def add(self:Dashboard,
     folder # of a run
@@ -113,7 +113,7 @@ def _free_name(self:Dashboard, folder):
     while name in self.views and self.views[name].folder!=folder: name += '*'
     return name
 
-# %% ../../nbs/96_dashboard.app.ipynb #d62c0d6c
+# %% ../../nbs/96_dashboard.app.ipynb #04bcdbe3
 def create_dashboard(
     config=None, # as in `Dashboard`
     results=None # as in `Dashboard`

@@ -8,6 +8,7 @@ __all__ = ['table_to_compare', 'ranking_table', 'difference_table', 'ComparePane
 # %% ../../nbs/93_dashboard.compare.ipynb #66e41c64
 import ipywidgets as w, numpy as np, pandas as pd
 from fastcore.basics import patch
+from markupsafe import Markup
 
 from ..metrics import METRICS
 from ..compare import compare_models, get_differences, get_disagreements
@@ -16,7 +17,7 @@ from ..report.html import tag
 from .base import as_text, Chart, field, Gallery, html_table, Panel
 from .run_view import RunView
 
-# %% ../../nbs/93_dashboard.compare.ipynb #340bdbe4
+# %% ../../nbs/93_dashboard.compare.ipynb #79763892
 def table_to_compare(
     view:RunView # a run
 )->pd.DataFrame: # a row per test image: `path label defect group score decision`, with the rows of the run as index
@@ -25,32 +26,32 @@ def table_to_compare(
     decision = np.nan if thr is None else (t.score>thr).astype(float)
     return t.assign(path=[view.name(i) for i in t.index], decision=decision)
 
-# %% ../../nbs/93_dashboard.compare.ipynb #8c4b7248
+# %% ../../nbs/93_dashboard.compare.ipynb #dbe4d9cf
 def _interval(low, high, why):
     return why if low is None or pd.isna(low) else f'{as_text(low)} to {as_text(high)}'
 
 def ranking_table(
     tables:dict, # tables of scores by name of the run, as `compare_models` takes them
     n:int=200 # draws of each interval
-)->str: # HTML
+)->Markup: # HTML
     "Runs by image AUROC, with intervals, and which differences are significant."
     rows = compare_models(tables, n=n)
     cells = [(r['rank'], r['model'], r['value'], _interval(r['low'], r['high'], r['why']), ', '.join(r['better_than']) or None) for r in rows]
     head = ['rank', 'run', METRICS['image_auroc'].label, '95 % interval', 'better than']
-    return ''.join([html_table(cells, head), tag('p', f"{rows[0]['images']} images in common")])
+    return html_table(cells, head) + tag('p', f"{rows[0]['images']} images in common")
 
-# %% ../../nbs/93_dashboard.compare.ipynb #9c677230
+# %% ../../nbs/93_dashboard.compare.ipynb #21334796
 def difference_table(
     tables:dict, # tables of scores by name of the run
     n:int=300, # draws of each interval
     most:int=4 # runs, at most; the first ones
-)->str: # HTML, empty for a single run
+)->Markup: # HTML, empty for a single run
     "Paired differences of the image AUROC."
     d = get_differences(dict(list(tables.items())[:most]), n=n)
-    if d.empty: return ''
+    if d.empty: return Markup('')
     rows = [(f'{r.better} less {r.worse}', r.difference, _interval(r.low, r.high, 'no interval'), r.p_value, r.method) for r in d.itertuples()]
     title = tag('p', tag('b', f"Paired differences of the {METRICS['image_auroc'].label}"))
-    return ''.join([title, html_table(rows, ['','difference','95 % interval','p-value','test'])])
+    return title + html_table(rows, ['','difference','95 % interval','p-value','test'])
 
 # %% ../../nbs/93_dashboard.compare.ipynb #53bceb27
 class ComparePanel(Panel):
@@ -85,7 +86,7 @@ class ComparePanel(Panel):
             self.state.threshold = thr
             self.state.image = i
 
-# %% ../../nbs/93_dashboard.compare.ipynb #42a18d93
+# %% ../../nbs/93_dashboard.compare.ipynb #40dfa02c
 @patch
 def tables(self:ComparePanel)->dict: # tables of scores by name of the run: `path label defect group score decision`
     "The test images of each run that was chosen."
@@ -102,7 +103,7 @@ def compare(self:ComparePanel):
         return
     t = self.tables()
     self.chart.show(plot_curves(t, self.kind.value, n=100, height=310).update_layout(width=500))
-    self.text.value = ''.join([ranking_table(t), difference_table(t)])
+    self.text.value = ranking_table(t) + difference_table(t)
     if len(t)>1: self._disagree(t)
     self.last = now
 
@@ -120,7 +121,7 @@ def _disagree(self:ComparePanel, t):
     two = dict(list(t.items())[:2])
     d = get_disagreements(two, n=None)
     n = int(d.differ.sum())
-    self.note.value = ''.join(['<p>', tag('b', 'Disagreement'), f': {_describe_disagreement(n)}</p>'])
+    self.note.value = tag('p', tag('b', 'Disagreement'), f': {_describe_disagreement(n)}')
     d = d[d.differ][:8] if n else d[:8]
     for k,name,gallery in zip(two, self.names, self.galleries):
         flagged = sum(k in o for o in d.flagged)
