@@ -24,7 +24,7 @@ def to_png(
         Image.fromarray(rgb).save(f, format='PNG', compress_level=1)
         return f.getvalue()
 
-# %% ../../nbs/90_dashboard.base.ipynb #28982f6d
+# %% ../../nbs/90_dashboard.base.ipynb #23f4aaef
 def as_text(
     v # a number, a word, or `Markup`, which stays as it is; None or NaN: missing
 )->Markup: # HTML
@@ -33,7 +33,7 @@ def as_text(
     if not isinstance(v, (float,np.floating)): return escape(v)
     return Markup('–' if np.isnan(v) else f'{v:.3f}')
 
-# %% ../../nbs/90_dashboard.base.ipynb #40c884f0
+# %% ../../nbs/90_dashboard.base.ipynb #ca1bbbf7
 def _cell(kind, v):
     text = as_text(v)
     wrap = 'white-space:nowrap' if len(text)<40 else ''
@@ -48,7 +48,7 @@ def html_table(
     lines += [tag('tr', *[_cell('td', o) for o in r]) for r in rows]
     return tag('table', *lines, style='line-height:1.5')
 
-# %% ../../nbs/90_dashboard.base.ipynb #bb1e670b
+# %% ../../nbs/90_dashboard.base.ipynb #32490491
 def field(
     kind, # class of a widget with a `description`, such as `ipywidgets.Dropdown`
     name:str, # label in front of it
@@ -60,7 +60,7 @@ def field(
     layout,style = w.Layout(width=f'{width}px'),{'description_width': f'{label}px'}
     return kind(description=name, layout=layout, style=style, **traits)
 
-# %% ../../nbs/90_dashboard.base.ipynb #74d09da6
+# %% ../../nbs/90_dashboard.base.ipynb #95a53c1d
 def _figure_widget(fig):
     "`fig` as a widget that registers with the browser after it has its data."
     import plotly.graph_objects as go
@@ -74,6 +74,7 @@ def _figure_widget(fig):
     out.open()
     return out
 
+# %% ../../nbs/90_dashboard.base.ipynb #da8463c4
 class Chart:
     "A place for a plotly figure on the page."
     def __init__(self,
@@ -82,6 +83,17 @@ class Chart:
     ):
         size = w.Layout(min_width=f'{width}px', min_height=f'{height}px', overflow='hidden')
         self.widget,self.figure = w.Box(layout=size),None
+
+    def show(self,
+        fig, # a plotly figure; None: nothing
+        clicked=None # function of `(trace, points, selector)`, run when a mark is clicked; None: nothing happens
+    ):
+        "Replaces the figure."
+        old = self.figure
+        self.figure = None if fig is None else _figure_widget(fig)
+        for o in self.data if clicked else (): o.on_click(clicked)
+        self.widget.children = () if fig is None else (self.figure,)
+        if old is not None: old.close()
 
     @property
     def data(self)->tuple: # traces of plotly; empty without a figure
@@ -97,19 +109,6 @@ class Chart:
         "Changes within it reach the browser as one."
         return self.figure.batch_update()
 
-# %% ../../nbs/90_dashboard.base.ipynb #5e34eb13
-@patch
-def show(self:Chart,
-    fig, # a plotly figure; None: nothing
-    clicked=None # function of `(trace, points, selector)`, run when a mark is clicked; None: nothing happens
-):
-    "Replaces the figure."
-    old = self.figure
-    self.figure = None if fig is None else _figure_widget(fig)
-    for o in self.data if clicked else (): o.on_click(clicked)
-    self.widget.children = () if fig is None else (self.figure,)
-    if old is not None: old.close()
-
 # %% ../../nbs/90_dashboard.base.ipynb #4ccae377
 class State(traitlets.HasTraits):
     "Which run, which image, which threshold."
@@ -117,7 +116,7 @@ class State(traitlets.HasTraits):
     image = traitlets.Int(-1)               # row of the run's images; -1: none
     threshold = traitlets.Float(None, allow_none=True)
 
-# %% ../../nbs/90_dashboard.base.ipynb #e23df15f
+# %% ../../nbs/90_dashboard.base.ipynb #6d3e11a2
 class Panel:
     "A part of the dashboard: `widget` to show, `state` and `views` to read, and `trouble`, a place for errors."
     title,watches = '',['run','threshold']
@@ -147,7 +146,7 @@ class Panel:
         "Fills the widgets from `state` and `view`."
         raise NotImplementedError
 
-# %% ../../nbs/90_dashboard.base.ipynb #917f2098
+# %% ../../nbs/90_dashboard.base.ipynb #858499ba
 def _describe_error(e):
     text = e.args[0] if isinstance(e, KeyError) and e.args else e
     return str(text) if isinstance(e, (ValueError,KeyError,FileNotFoundError)) else f'{type(e).__name__}: {text}'
@@ -170,7 +169,7 @@ def listen(self:Panel,
     "Runs `f` whenever one of the widgets changes."
     for o in widgets: o.observe(lambda _: self.attempt(f), 'value')
 
-# %% ../../nbs/90_dashboard.base.ipynb #6c87d3fe
+# %% ../../nbs/90_dashboard.base.ipynb #6c4de860
 @patch
 def refresh(self:Panel):
     "Brings the panel up to date, or marks it `stale` while it is hidden."
@@ -214,7 +213,7 @@ class Gallery:
         grid = w.Layout(grid_template_columns=f'repeat({columns}, {side+14}px)', grid_gap='4px 2px')
         self.widget = w.GridBox(self.cells, layout=grid)
 
-# %% ../../nbs/90_dashboard.base.ipynb #6a24a8fd
+# %% ../../nbs/90_dashboard.base.ipynb #574f240f
 @patch
 def fill(self:Gallery,
     view, # what has `thumbnail` and `name`: a `RunView`

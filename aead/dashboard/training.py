@@ -35,7 +35,7 @@ def count_images(
         return int((t.label==0).sum()),*(int(of.get(k, 0)) for k in bad),len(t),t.group.nunique()
     return [(s, *row(t)) for s,t in [*splits, ('all', df)]]
 
-# %% ../../nbs/95_dashboard.training.ipynb #2bc7278e
+# %% ../../nbs/95_dashboard.training.ipynb #7bbaabd7
 class DataPanel(Panel):
     "The catalog, the audit for leaks, and synthetic defects with their settings."
     title,watches = 'Data',['run']
@@ -100,7 +100,7 @@ def _show_twins(self:DataPanel, t, found):
     self.tests.fill(self.view, found.path.map(row), label.get)
     self.twins.fill(self.view, found.other.map(row), lambda i: t.split[i])
 
-# %% ../../nbs/95_dashboard.training.ipynb #3ae479d3
+# %% ../../nbs/95_dashboard.training.ipynb #ac2cfd29
 @patch
 def _preview_widgets(self:DataPanel):
     self.kind = field(w.Dropdown, 'kind', 230, 70, options=['as in training', *defect_makers])
@@ -114,6 +114,7 @@ def _preview_widgets(self:DataPanel):
     shots = [w.VBox([o, w.HTML(f'<center>{k}</center>')]) for o,k in zip(self.shots, ('image','with defects','mask'))]
     return w.HTML(tag('b', 'Synthetic defects')),w.HBox([w.VBox(settings), w.VBox([w.HBox(shots), self.says])])
 
+# %% ../../nbs/95_dashboard.training.ipynb #271d7520
 @patch
 def preview(self:DataPanel):
     "Draws the defects that the settings describe."
@@ -179,7 +180,7 @@ class TrainJob:
         "Interrupts it; the last epoch is kept."
         if self.running: self.process.send_signal(signal.SIGINT)
 
-# %% ../../nbs/95_dashboard.training.ipynb #efbb0b65
+# %% ../../nbs/95_dashboard.training.ipynb #d4a2d841
 @patch
 def tail(self:TrainJob,
     n:int=12 # lines
@@ -230,7 +231,7 @@ def _empty_history():
         fig.add_scatter(x=[], y=[], name=k, mode='lines+markers', line=dict(color=color, dash=dash), marker_size=4)
     return fig
 
-# %% ../../nbs/95_dashboard.training.ipynb #e43a8490
+# %% ../../nbs/95_dashboard.training.ipynb #3828390b
 def _text(name, **traits): return field(w.Text, name, 350, 80, **traits)
 def _choice(name, options, **traits): return field(w.Dropdown, name, 350, 80, options=options, **traits)
 
@@ -296,7 +297,7 @@ def halt(self:TrainPanel):
     self.job.stop()
     self.says.value = tag('p', 'stopping …')
 
-# %% ../../nbs/95_dashboard.training.ipynb #f33e4a82
+# %% ../../nbs/95_dashboard.training.ipynb #ddcf5707
 @patch
 def poll(self:TrainPanel):
     "Shows how the training stands."
