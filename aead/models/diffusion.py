@@ -222,7 +222,8 @@ class DiffusionSampler:
         "The step `t`, which must be one of the schedule; None is the last."
         last = self.schedule.timesteps
         t = last if t is None else t
-        if type(t) is not int or not 1 <= t <= last: raise ValueError(f"start must be a step from 1 to {last}, got {t!r}")
+        if type(t) is not int or not 1 <= t <= last:
+            raise ValueError(f"start must be a step from 1 to {last}, got {t!r}")
         return t
 
 # %% ../../nbs/27_models.diffusion.ipynb #3b04eda4

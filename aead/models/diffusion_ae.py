@@ -88,7 +88,8 @@ def _check_widths(dim, channels, dim_mults, patch, name='UNet'):
     if dim%g: raise ValueError(f"{name}.dim must be a multiple of {g}, got {dim}; take {max(g, round(dim/g)*g)}")
     sequence = isinstance(dim_mults, (list,tuple)) and len(dim_mults)>0
     if not sequence or not all(type(o) is int and o>0 for o in dim_mults):
-        raise ValueError(f"{name}.dim_mults must be one or more whole numbers above 0, such as [1, 2, 4], got {dim_mults!r}")
+        raise ValueError(f"{name}.dim_mults must be one or more whole numbers above 0, such as [1, 2, 4], "
+                         f"got {dim_mults!r}")
 
 # %% ../../nbs/28_models.diffusion_ae.ipynb #e7d0c85d
 class UNet(nn.Module):
@@ -96,7 +97,7 @@ class UNet(nn.Module):
     def __init__(self,
         dim:int, # channels of the first level, a multiple of 8
         channels:int=3, # channels of the images
-        dim_mults=(1,2,4,8), # channels of each level, as multiples of `dim`; each level has half the size of the one before
+        dim_mults=(1,2,4,8), # channels of each level, as multiples of `dim`; each level halves the size
         patch:int=1 # side of the blocks that are folded into channels, pixels
     ):
         super().__init__()
@@ -141,7 +142,7 @@ class DiffusionAutoencoder(BaseAutoencoder):
         ni:int=3, # channels of the images
         dim:int=24, # channels of the network's first level, a multiple of 8
         dim_mults=(1,2,4), # channels of each level, as multiples of `dim`
-        patch:int=2, # side of the blocks folded into channels, pixels; 1 is finest, each doubling is about four times as fast
+        patch:int=2, # side of the blocks folded into channels, pixels; each doubling is about four times as fast
         timesteps:int=1000, # steps from an image to pure noise
         schedule:str='cosine', # noise schedule, a name in `schedules`
         predict:str='noise', # output of the network: `noise`, `x0` or `v`
@@ -162,15 +163,6 @@ class DiffusionAutoencoder(BaseAutoencoder):
         self.stride,self.min_size = self.unet.stride,2*self.unet.stride
         self.start = self._first_step()
 
-    def _first_step(self):
-        "The step that `start` stands for, if `steps` steps fit between it and the image."
-        share = self.get_number('start', 1/self.timesteps, 1)
-        step = round(share*self.timesteps)
-        if self.steps>step:
-            raise ValueError(f"{self.name}.steps must be at most {step}, the step at which start={self.settings['start']} of "
-                             f"{self.timesteps} timesteps begins, got {self.steps}")
-        return step
-
     def encode(self, x:Tensor)->Tensor: return x # `b c h w`, unchanged
 
     def forward(self,
@@ -178,6 +170,17 @@ class DiffusionAutoencoder(BaseAutoencoder):
     )->Tensor: # shaped as `x`, in [0,1]
         self._check(x)                                          # the network pads to its stride
         return self.decode(self.encode(x))
+
+# %% ../../nbs/28_models.diffusion_ae.ipynb #65922a52
+@patch
+def _first_step(self:DiffusionAutoencoder):
+    "The step that `start` stands for, if `steps` steps fit between it and the image."
+    share = self.get_number('start', 1/self.timesteps, 1)
+    step = round(share*self.timesteps)
+    if self.steps>step:
+        raise ValueError(f"{self.name}.steps must be at most {step}, the step at which start={self.settings['start']} "
+                         f"of {self.timesteps} timesteps begins, got {self.steps}")
+    return step
 
 # %% ../../nbs/28_models.diffusion_ae.ipynb #2899f6d7
 @model_registry

@@ -19,7 +19,7 @@ from .memory import PatchMemory
 # %% ../../nbs/29_models.head.ipynb #ad667da0
 def instance_normalize(
     x:Tensor, # images, `b c h w`
-    least:float=.02 # smallest contrast to divide by, in units of `x`, so that the noise of an empty image is not amplified
+    least:float=.02 # smallest contrast to divide by, in units of `x`; limits the noise of an empty image
 )->tuple: # images of mean 0 and standard deviation 1, shaped as `x`; and that deviation, `b 1 1 1`
     "Brings each image to mean 0 and standard deviation 1."
     std = x.std((1,2,3), keepdim=True).clamp_min(least)
@@ -44,7 +44,7 @@ def window_contrast_normalize(
 
 # %% ../../nbs/29_models.head.ipynb #22e4af79
 class ImageGate(nn.Module):
-    "Scales and shifts each channel by statistics of the whole image (Lee et al. 2019, Perez et al. 2018); starts as the identity."
+    "Scales and shifts channels by statistics of the whole image (Lee et al. 2019, Perez et al. 2018)."
     def __init__(self,
         nf:int # channels
     ):
@@ -99,7 +99,8 @@ class DefectHead(nn.Module):
     ):
         super().__init__()
         for k,v in (('nf', nf), ('depth', depth)):
-            if type(v) is not int or v < 1: raise ValueError(f"head.{k} must be a whole number of at least 1, got {v!r}")
+            if type(v) is not int or v < 1:
+                raise ValueError(f"head.{k} must be a whole number of at least 1, got {v!r}")
         self.stride = 2**depth
         block = GatedBlock if gated else _plain_block
         fs = [min(nf*2**i, 8*nf) for i in range(depth)]
@@ -122,7 +123,7 @@ def get_inputs(self:DefectHead,
     x:Tensor, # images, `b c h w`
     xr:Tensor # reconstructions, shaped as `x`
 )->Tensor: # `b 3c h w`, float32
-    "The image after instance normalisation and after local contrast normalisation, and the error of the reconstruction."
+    "Both normalised versions of the image, and the error of the reconstruction."
     with torch.autocast(x.device.type, enabled=False):
         x,xr = x.double(),xr.double()
         z,std = instance_normalize(x)
@@ -150,7 +151,7 @@ def with_features(self:DefectHead,
 
 # %% ../../nbs/29_models.head.ipynb #49a375e2
 class HeadedAutoencoder(BaseAutoencoder):
-    "Autoencoder, `body`, with a head that marks defects (map `head`) and, if asked for, a memory of good patches (map `memory`)."
+    "Autoencoder, `body`, with a head that marks defects (map `head`) and an optional patch memory (map `memory`)."
     def __init__(self,
         body:BaseAutoencoder, # an autoencoder of any family
         nf:int=16, # channels of the head at half the image's size
@@ -189,6 +190,7 @@ def forward(self:HeadedAutoencoder, x:Tensor)->Tensor: return self.body(x) # `b 
 @patch
 def sketch(self:HeadedAutoencoder, x:Tensor)->Tensor: return self.body.sketch(x) # `b c h w`
 
+# %% ../../nbs/29_models.head.ipynb #451ab5d5
 @patch
 def draw_noise(self:HeadedAutoencoder,
     shape:tuple, # of one image, `(c,h,w)`
@@ -266,6 +268,7 @@ class _Sample:
         best = keys.topk(min(self.n, len(keys))).indices
         self.rows,self.keys = [rows[best]],[keys[best]]
 
+# %% ../../nbs/29_models.head.ipynb #378c3e8a
 @patch
 @torch.no_grad()
 def remember(self:HeadedAutoencoder,

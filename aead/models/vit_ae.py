@@ -260,15 +260,20 @@ class ViTAutoencoder(BaseAutoencoder):
 # %% ../../nbs/26_models.vit_ae.ipynb #aec0904d
 @patch
 def _check_settings(self:ViTAutoencoder):
-    "Refuses settings that do not fit together."
-    for k in ('ni','image_size','patch_size','dim','depth','heads','mlp_dim','passes','decoder_dim','decoder_depth','decoder_heads'):
-        self.get_whole(k)
+    "Refuses settings that are out of range or do not fit together."
+    s = self.settings
+    for k in s:
+        if k not in ('dropout','mask_ratio'): self.get_whole(k)
     self.get_number('dropout', 0, .9)
     self.get_number('mask_ratio', .1, .9)
-    s = self.settings
-    for k,of in (('patch_size','image_size'), ('heads','dim'), ('decoder_heads','decoder_dim')):
-        _check_divides(f'vit_ae.{k}', s[k], of, s[of])
-    side,passes = s['image_size']//s['patch_size'],s['passes']
+    _check_divides('vit_ae.patch_size', s['patch_size'], 'image_size', s['image_size'])
+    _check_divides('vit_ae.heads', s['heads'], 'dim', s['dim'])
+    _check_divides('vit_ae.decoder_heads', s['decoder_heads'], 'decoder_dim', s['decoder_dim'])
+    self._check_passes(s['image_size']//s['patch_size'], s['passes'])
+
+@patch
+def _check_passes(self:ViTAutoencoder, side, passes):
+    "Refuses more passes than a grid of `side` rows and columns can have."
     if side<2: raise ValueError("vit_ae.patch_size must be at most half of image_size, got one patch an image")
     if not 2 <= passes < 2*side:
         raise ValueError(f"vit_ae.passes must be from 2 to {2*side-1} with {side}×{side} patches, got {passes}")
@@ -277,7 +282,7 @@ def _check_settings(self:ViTAutoencoder):
 @model_registry
 @builds(ViTAutoencoder)
 def vit_ae()->ViTAutoencoder: # model, untrained
-    "Vision transformer autoencoder, trained and used with masked patches; its latent is `b dim h/patch_size w/patch_size`."
+    "Vision transformer autoencoder with masked patches; its latent is `b dim h/patch_size w/patch_size`."
 
 # %% ../../nbs/26_models.vit_ae.ipynb #8c9bb6d4
 def _for_all_values(i, b, d):
@@ -331,7 +336,8 @@ def _reconstruct_masked(self:ViTAutoencoder, x):
     x = self._pad(x)
     n = x.shape[-2]*x.shape[-1]//self.stride**2
     m = min(n-1, max(1, n-round(n*self.settings['mask_ratio'])))
-    visible = torch.rand(len(x), n).argsort(1)[:,:m].to(x.device)   # drawn on the CPU, whose generator a checkpoint keeps
+    order = torch.rand(len(x), n).argsort(1)                        # drawn on the CPU, whose generator a checkpoint keeps
+    visible = order[:,:m].to(x.device)
     return self.decode(self.encode_visible(x, visible))[...,:h,:w]
 
 @patch
