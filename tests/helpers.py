@@ -2,7 +2,7 @@
 import csv, re
 from pathlib import Path
 
-import cv2, numpy as np, pandas as pd, tifffile, yaml
+import cv2, numpy as np, pandas as pd, pytest, tifffile, yaml
 
 N_TRAIN,N_GOOD,N_BAD = 24,6,5 # pictures to train on, good and defective ones to test
 
@@ -74,6 +74,20 @@ TINY = { # settings of models that train in a moment, by name
     'diffusion_ae': {'dim': 16, 'dim_mults': [1,2], 'patch': 2, 'timesteps': 100, 'start': 0.3, 'draws': 1},
 }
 TINY_YAML = yaml.safe_dump({'head': None, 'loss': {'l1': 1, 'ssim': 1}, 'data': {'size': 32, 'workers': 0, 'defects': 0, 'augment': True}, 'models': TINY, 'train': {'epochs': 2, 'bs': 8, 'lr': 0.005}, 'detect': {'far': 0.2, 'search': False, 'flips': False}})
+
+def by_size(hw):
+    "Id of a parameter: `32x48`."
+    return 'x'.join(map(str, hw))
+
+def by_setting(o):
+    "Id of a parameter: a function's name, or settings as `depth 2 nf 8`."
+    return o.__name__ if callable(o) else ' '.join(f'{k} {v!r}' for k,v in o.items()) or 'defaults'
+
+def check_error(f, kind, *parts):
+    "Calling `f` raises an error of this kind, of one line, with all the parts in its message."
+    with pytest.raises(kind) as e: f()
+    message = e.value.args[0]
+    assert '\n' not in message and all(p in message for p in parts), message
 
 KEYS = 'image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_30 false_alarm_rate detection_rate target_false_alarm_rate'.split()
 

@@ -9,11 +9,11 @@ from aead.learner import StepLoss
 from aead.losses import MaskLoss, WeightedLoss
 from aead.models.base import model_registry
 from aead.models.head import (
-    DefectHead, GatedBlock, HeadedAutoencoder, ImageGate, get_body, instance_normalize, window_contrast_normalize)
-from aead.models.memory import PatchMemory, k_center_greedy
+    GatedBlock, HeadedAutoencoder, ImageGate, get_body, instance_normalize, window_contrast_normalize)
 from aead.models.zoo import build_model
+from aead.viz.explain import visualize_attention_maps
 
-from ..helpers import TINY
+from ..helpers import TINY, by_setting, by_size
 
 every_model = pytest.mark.parametrize('name', sorted(model_registry))
 loss = StepLoss(WeightedLoss({'l1':1.}), MaskLoss({'focal':10., 'dice':1.}), None)
@@ -30,21 +30,24 @@ def corrupted(x, seed=0):
     "Images with a bright square each, and its mask."
     g = torch.Generator().manual_seed(seed)
     y,mask = x.clone(),torch.zeros_like(x[:,0])
-    for i,(t,l) in enumerate(torch.randint(0, x.shape[-1]-10, (len(x),2), generator=g).tolist()): y[i,:,t:t+9,l:l+9] = 1; mask[i,t:t+9,l:l+9] = 1
+    for i,(t,l) in enumerate(torch.randint(0, x.shape[-1]-10, (len(x),2), generator=g).tolist()):
+        y[i,:,t:t+9,l:l+9] = 1
+        mask[i,t:t+9,l:l+9] = 1
     return y, mask
 
 @every_model
 @pytest.mark.parametrize('gated', [False,True])
-@pytest.mark.parametrize('ni,hw', [(1,(32,32)),(3,(32,48)),(5,(40,33))])
+@pytest.mark.parametrize('ni,hw', [(1,(32,32)),(3,(32,48)),(5,(40,33))], ids=str)
 def test_maps(name, ni, hw, gated, headed, pictures):
     m,x = headed(name, ni, memory=20, gated=gated).eval(),pictures(3, ni, hw)
     with torch.no_grad():
         m.remember([(x, torch.ones(3,*hw))])
         plain,r = m.body.reconstruct(x),m.reconstruct(x)
         assert torch.equal(r.xr, plain.xr) and set(r.maps)-set(plain.maps)=={'head','memory'}
-        for k in ('head','memory'): assert r.maps[k].shape==(3,*hw) and r.maps[k].isfinite().all() and r.maps[k].dtype==torch.float32
-        one = m.reconstruct(x[1:2]).maps                                  # each image for itself
-        for k in ('head','memory'): assert torch.allclose(one[k], r.maps[k][1:2], atol=1e-4)
+        one = m.reconstruct(x[1:2]).maps
+        for k in ('head','memory'):
+            assert r.maps[k].shape==(3,*hw) and r.maps[k].isfinite().all() and r.maps[k].dtype==torch.float32
+            assert torch.allclose(one[k], r.maps[k][1:2], atol=1e-4)      # independent of the other images
 
 @every_model
 @pytest.mark.parametrize('gated', [False,True])
@@ -70,19 +73,31 @@ def test_the_head_sends_no_gradient_to_the_body(name, headed, pictures):
     y,mask = corrupted(x)
     only_masks = StepLoss(lambda x,xr,valid: 0*xr.sum(), loss.mask_loss, None)
     m.training_step(y, x, mask, only_masks).backward()
-    assert all(p.grad is None or not p.grad.any() for p in m.body.parameters()) and any(p.grad.any() for p in m.head.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in m.body.parameters())
+    assert any(p.grad.any() for p in m.head.parameters())
 
 @every_model
 def test_is_the_body_in_all_else(name, headed, pictures):
     m,x = headed(name).eval(),pictures(2)
-    assert (m.name,m.settings,m.stride,m.min_size)==(name,m.body.settings,m.body.stride,m.body.min_size) and m.prepare is m.body.prepare
+    assert (m.name,m.settings,m.stride,m.min_size)==(name,m.body.settings,m.body.stride,m.body.min_size)
+    assert m.prepare is m.body.prepare
     with torch.no_grad(): assert torch.equal(m(x), m.body(x))
     a,b = m.draw_noise((3,32,32), 1),m.body.draw_noise((3,32,32), 1)
     assert a is None and b is None or torch.equal(a, b)
     assert get_body(m) is m.body and get_body(m.body) is m.body
-    with pytest.raises(AttributeError, match="'HeadedAutoencoder' object has no attribute 'no_such_thing'"): m.no_such_thing
+    with pytest.raises(AttributeError, match="'HeadedAutoencoder' object has no attribute 'no_such_thing'"):
+        m.no_such_thing
     assert m.n_params()==m.body.n_params()+sum(p.numel() for p in m.head.parameters())
     assert peak_memory(m, x) >= peak_memory(m.body, x)
+
+def test_weights_lie_under_body_head_and_memory(headed):
+    m = headed(memory=5)
+    assert list(dict.fromkeys(k.split('.')[0] for k in m.state_dict()))==['body','head','memory']
+
+def test_attention_of_the_body_is_shown(headed, pictures):
+    m,x = headed('vit_ae'),pictures(1)[0]
+    a,b = (visualize_attention_maps(o, x) for o in (m, m.body))
+    assert len(a.axes)==len(b.axes)
 
 @pytest.mark.parametrize('gated', [False,True])
 def test_weights_survive_with_the_memory(gated, headed, pictures, tmp_path):
@@ -91,7 +106,8 @@ def test_weights_survive_with_the_memory(gated, headed, pictures, tmp_path):
     save_file({k:v.contiguous() for k,v in m.state_dict().items()}, tmp_path/'m.safetensors')
     new = headed(memory=12, gated=gated).eval()
     new.load_state_dict(load_file(tmp_path/'m.safetensors'))
-    with torch.no_grad(): assert all(torch.equal(a, b) for a,b in zip(m.reconstruct(x).maps.values(), new.reconstruct(x).maps.values()))
+    with torch.no_grad(): a,b = m.reconstruct(x).maps,new.reconstruct(x).maps
+    assert a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert bool(new.memory.full)
 
 def test_memory_does_not_depend_on_batches_and_skips_padding(headed, pictures):
@@ -103,28 +119,12 @@ def test_memory_does_not_depend_on_batches_and_skips_padding(headed, pictures):
         m.remember([(x[i:i+bs], valid[i:i+bs]) for i in range(0, 6, bs)], n=64)
         banks.append(m.memory.bank.clone())
     assert all(torch.allclose(banks[0], o, atol=1e-4) for o in banks[1:])
-    z = x.clone(); z[...,28:] = 9                                          # far beyond the padding's border
-    a,b = headed(memory=10).eval(),headed(memory=10).eval()
-    a.remember([(x, valid)]); with_padding = a.memory.bank.shape
-    assert with_padding==(10,16)
-
-@pytest.mark.parametrize('n,k', [(50,7),(50,50),(5,9),(1,1)])
-def test_pick_spread_is_greedy(n, k, rng):
-    x = torch.tensor(rng.normal(size=(n,4)), dtype=torch.float64)
-    got,want = k_center_greedy(x, k).tolist(),[int(((x-x.mean(0))**2).sum(1).argmin())]
-    while len(want) < min(n, k): want.append(int(torch.cdist(x, x[want]).amin(1).argmax()))
-    assert got==want
-
-@pytest.mark.parametrize('b,h,w', [(1,4,5),(1,32,32),(2,32,32),(3,29,31)])       # fewer patches than are compared at a time, as many, and more
-def test_memory_finds_the_nearest(b, h, w, rng):
-    mem = PatchMemory(5, 40)
-    mem.fit(torch.tensor(rng.normal(3, 2, (200,5)), dtype=torch.float32))
-    f = torch.tensor(rng.normal(3, 2, (b,5,h,w)), dtype=torch.float32)
-    f[-1,:,-1,-1] = mem.bank[7]*mem.std+mem.mean                        # one that was seen
-    z = (f.permute(0,2,3,1).reshape(-1,5)-mem.mean)/mem.std
-    got = mem(f)
-    assert torch.allclose(got, torch.cdist(z.double(), mem.bank.double(), compute_mode='donot_use_mm_for_euclid_dist').amin(1).float().view(b,h,w), atol=1e-6)
-    assert got[-1,-1,-1] < 1e-5 and got.amin() < got.median()
+    assert banks[0].shape==(10,16)
+    few = torch.zeros(6,32,32)
+    few[0,:4,:8] = 1                                                     # two patches
+    m = headed(memory=10).eval()
+    m.remember([(x, few)])
+    assert len(m.memory.bank.unique(dim=0))==2
 
 @pytest.mark.parametrize('window', [3,7,15])
 def test_local_contrast_against_pooling(window, pictures):
@@ -142,10 +142,12 @@ def with_busy_gates(m, seed=0):
     "`m` with gates that do something."
     torch.manual_seed(seed)
     for o in m.modules():
-        if isinstance(o, ImageGate): torch.nn.init.normal_(o.turn.weight, std=.3); torch.nn.init.normal_(o.turn.bias, std=.3)
+        if not isinstance(o, ImageGate): continue
+        torch.nn.init.normal_(o.turn.weight, std=.3)
+        torch.nn.init.normal_(o.turn.bias, std=.3)
     return m.eval()
 
-@pytest.mark.parametrize('shape', [(1,4,4),(5,8,6),(16,33,7)])
+@pytest.mark.parametrize('shape', [(1,4,4),(5,8,6),(16,33,7)], ids=by_size)
 def test_gate_by_hand(shape, rng):
     g = with_busy_gates(ImageGate(shape[0]))
     f = torch.tensor(rng.normal(size=(3,*shape)), dtype=torch.float32)
@@ -183,8 +185,10 @@ def test_gates_look_at_the_whole_image_and_at_no_other(headed, pictures):
 
 def test_plain_heads_have_the_weights_they_had(headed):
     "Runs made before there were gates load."
-    two = [f'{i}.{k}' for i in (0,1) for k in ('0.weight','1.weight','1.bias','1.running_mean','1.running_var','1.num_batches_tracked')]
-    want = {f'{part}.{k}' for part in ('stem.1','downs.0','downs.1','ups.0','ups.1') for k in two} | {f'{part}.{k}' for part in ('narrow.0','narrow.1','out') for k in ('weight','bias')}
+    norm = ['1.weight','1.bias','1.running_mean','1.running_var','1.num_batches_tracked']
+    two = [f'{i}.{k}' for i in (0,1) for k in ('0.weight', *norm)]
+    want = {f'{part}.{k}' for part in ('stem.1','downs.0','downs.1','ups.0','ups.1') for k in two}
+    want |= {f'{part}.{k}' for part in ('narrow.0','narrow.1','out') for k in ('weight','bias')}
     assert set(headed(depth=3).head.state_dict())==want
 
 @pytest.mark.parametrize('gated', [False,True])
@@ -193,14 +197,18 @@ def test_empty_images(empty, gated, headed):
     m,x = with_busy_gates(headed(gated=gated)),torch.full((2,3,32,32), empty)
     with torch.no_grad(): assert all(o.isfinite().all() for o in m.reconstruct(x).maps.values())
 
-@pytest.mark.parametrize('kw,what', [(dict(nf=0),'head.nf'),(dict(depth=1.5),'head.depth'),(dict(weight=-1),'head.weight'),(dict(weight=float('inf')),'head.weight')])
-def test_bad_settings(kw, what, headed):
-    with pytest.raises(ValueError, match=what): headed(**kw)
+@pytest.mark.parametrize(
+    'kw', [dict(nf=0), dict(depth=1.5), dict(weight=-1), dict(weight=float('inf'))], ids=by_setting)
+def test_bad_settings(kw, headed):
+    with pytest.raises(ValueError, match=f'head.{next(iter(kw))}'): headed(**kw)
 
 @every_model
 def test_from_settings(name, pictures):
-    cfg = make_config(model=name, models={name: TINY[name]}, head={'nf':8, 'depth':2, 'memory':5, 'gated':True}, defects=.5)
+    head = {'nf':8, 'depth':2, 'memory':5, 'gated':True}
+    cfg = make_config(model=name, models={name: TINY[name]}, head=head, defects=.5)
     m = build_model(cfg)
-    assert isinstance(m, HeadedAutoencoder) and m.memory.bank.shape==(5,16) and any(isinstance(o, ImageGate) for o in m.head.modules())
-    assert not isinstance(build_model(make_config(model=name, models={name: TINY[name]}, defects=.5)), HeadedAutoencoder)
+    assert isinstance(m, HeadedAutoencoder) and m.memory.bank.shape==(5,16)
+    assert any(isinstance(o, ImageGate) for o in m.head.modules())
+    plain = build_model(make_config(model=name, models={name: TINY[name]}, defects=.5))
+    assert not isinstance(plain, HeadedAutoencoder)
     with pytest.raises(ValueError, match='data.defects'): build_model(make_config(model=name, head=True))

@@ -14,12 +14,13 @@ from aead.losses import (DiceLoss, FocalLoss, MSSSIMLoss, PerceptualLoss, SSIMlo
                          losses, mask_losses, masked_mean, msgms, ssim, ssim_map)
 from aead.models.encoders import get_encoder
 
+from ..helpers import by_setting, by_size
+
 every_map = pytest.mark.parametrize('name', sorted(err_maps))
 every_loss = pytest.mark.parametrize('name', sorted(losses))
 every_mask_loss = pytest.mark.parametrize('name', sorted(mask_losses))
 blind = 'gms','msgms' # see edges only: no error between images of one pixel
 
-def by_size(hw): return 'x'.join(map(str, hw))
 def noise(*shape, seed=0): return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 # --- the contract
@@ -242,8 +243,6 @@ def test_gradient_error_is_that_of_the_map():
 OUT_OF_RANGE = [(charbonnier,dict(eps=0)),(charbonnier,dict(eps='a')),(charbonnier,dict(eps=math.nan)),(gms,dict(c=-1)),
                 (msgms,dict(c=True)),(msgms,dict(scales=0)),(msgms,dict(scales=1.5)),(ssim,dict(window_size=4)),
                 (ssim,dict(window_size=11.)),(ssim,dict(sigma=0))]
-def by_setting(o): return o.__name__ if callable(o) else ' '.join(f'{k} {v!r}' for k,v in o.items())
-
 @pytest.mark.parametrize('f,settings', OUT_OF_RANGE, ids=by_setting)
 def test_settings_out_of_range(f, settings):
     (k,v), = settings.items()
