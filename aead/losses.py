@@ -340,9 +340,15 @@ def error_map(self:PerceptualLoss,
     large = [F.interpolate(m[:,None], x.shape[-2:], mode='bilinear')[:,0] for m in maps]
     return sum(large)/len(large)
 
-# %% ../nbs/35_losses.ipynb #3ad0f50a
+# %% ../nbs/35_losses.ipynb #6ac9ba85
 mask_losses = Registry('loss on maps and masks')
 
+def _check_masks(logits, mask):
+    if logits.ndim!=3 or logits.shape!=mask.shape:
+        raise ValueError("map and mask must both be `b h w` and alike, "
+                         f"got {tuple(logits.shape)} and {tuple(mask.shape)}")
+
+# %% ../nbs/35_losses.ipynb #3ad0f50a
 def masked_mean(
     m:Tensor, # map, `b h w`
     valid:Tensor|None=None # pixels that count, `b h w` of 0/1; None: all
@@ -355,11 +361,6 @@ def masked_mean(
     return ((m*valid).sum((1,2)) / valid.sum((1,2)).clamp_min(1)).mean()
 
 # %% ../nbs/35_losses.ipynb #ec0bf5e5
-def _check_masks(logits, mask):
-    if logits.ndim!=3 or logits.shape!=mask.shape:
-        raise ValueError("map and mask must both be `b h w` and alike, "
-                         f"got {tuple(logits.shape)} and {tuple(mask.shape)}")
-
 class FocalLoss(nn.Module):
     "Cross-entropy with less weight for pixels that are already right (Lin et al. 2017)."
     def __init__(self,
@@ -449,6 +450,7 @@ def _get_term(name, settings):
         raise KeyError(f"unknown error map or loss '{name}'.{did_you_mean(name, [*err_maps, *losses])}")
     return _with_settings(losses.get_fn(name), settings, _label(name))()
 
+# %% ../nbs/35_losses.ipynb #a266f658
 class WeightedLoss(nn.Module):
     "Weighted sum of means of error maps and of losses."
     def __init__(self,
