@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator
 
 from ..metrics import METRICS
 from .images import _Figure
-from .curves import _bad, _corner, _good, _need, _plain, _styles, make_figure
+from .curves import _add_points, _corner, _good, _halves, _need, _plain, _styles, _with_positions, make_figure
 
 # %% ../../nbs/74_viz.compare.ipynb #197147ff
 def get_models(
@@ -26,7 +26,7 @@ def get_models(
         raise ValueError(f"metrics and costs have no run in common: {', '.join(m.model)} and {', '.join(c.model)}")
     return both
 
-# %% ../../nbs/74_viz.compare.ipynb #52257335
+# %% ../../nbs/74_viz.compare.ipynb #da762d6f
 _costs = {'median_ms': 'milliseconds an image', 'images_per_second': 'images a second',
           'file_mib': 'MiB of the model file', 'parameters': 'parameters', 'scoring_mib': 'MiB of memory to score'}
 
@@ -34,6 +34,7 @@ def _label(column):
     "A metric or a cost in words."
     return METRICS[column].label if column in METRICS else _costs.get(column, column)
 
+# %% ../../nbs/74_viz.compare.ipynb #2316544c
 def _model_points(table, cost, quality, area):
     "`model color x y low high area` (in points squared) of each model, the cheapest first."
     _need(table, 'model', cost, quality, area)
@@ -50,7 +51,7 @@ def _draw_model(ax, i, r):
     ax.scatter(r.x, r.y, s=r.area, color=r.color, alpha=.85, lw=0)
     ax.annotate(r.model, (r.x,r.y), xytext=(7, 5 if i%2 else -11), textcoords='offset points', fontsize=8)
 
-# %% ../../nbs/74_viz.compare.ipynb #23702256
+# %% ../../nbs/74_viz.compare.ipynb #7d6d33a2
 def fig_models(
     table:pd.DataFrame, # a row per model: `model`, the columns named below, perhaps `<quality>_low`, `<quality>_high`
     cost:str='median_ms', # column on the horizontal axis, such as those of `run_benchmark`
@@ -69,7 +70,12 @@ def fig_models(
     if area: ax.set_title(f'area: {_label(area)}', fontsize=8, loc='right')
     return fig
 
-# %% ../../nbs/74_viz.compare.ipynb #b3fbd96c
+# %% ../../nbs/74_viz.compare.ipynb #665c81ce
+def _error_bar(r):
+    "The interval of a model's metric, as plotly takes it; None: there is none."
+    if pd.isna(r.low): return None
+    return dict(type='data', symmetric=False, array=[r.high-r.y], arrayminus=[r.y-r.low], color=r.color)
+
 def plot_models(
     table:pd.DataFrame, # a row per model: `model`, the columns named below, perhaps `<quality>_low`, `<quality>_high`
     cost:str='median_ms', # column on the horizontal axis, such as those of `run_benchmark`
@@ -81,10 +87,9 @@ def plot_models(
     fig = make_figure(None, height, showlegend=False, xaxis=dict(title=_label(cost), type='log'),
                       yaxis_title=_label(quality))
     for r in _model_points(table, cost, quality, area).itertuples():
-        bar = dict(type='data', symmetric=False, array=[r.high-r.y], arrayminus=[r.y-r.low], color=r.color)
-        fig.add_scatter(x=[r.x], y=[r.y], name=str(r.model), text=[str(r.model)], mode='markers+text',
-                        textposition='bottom right', error_y=bar if pd.notna(r.low) else None,
-                        marker=dict(color=r.color, size=1.6*r.area**.5))
+        name,marker = str(r.model),dict(color=r.color, size=1.6*r.area**.5)
+        fig.add_scatter(x=[r.x], y=[r.y], name=name, text=[name], mode='markers+text', textposition='bottom right',
+                        error_y=_error_bar(r), marker=marker)
     return fig
 
 # %% ../../nbs/74_viz.compare.ipynb #beaf17b0
@@ -111,11 +116,6 @@ def fig_differences(
     return fig
 
 # %% ../../nbs/74_viz.compare.ipynb #129bbbca
-def _halves(pairs):
-    "Good and defective images: name, rows, colour and mark (in matplotlib, in plotly)."
-    return [('good', pairs[pairs.label==0], _good, ('o','circle')),
-            ('defective', pairs[pairs.label==1], _bad, ('D','diamond'))]
-
 def fig_pairs(
     pairs:pd.DataFrame, # as `get_pairs` gives it
     names:tuple, # of the two runs
@@ -126,25 +126,24 @@ def fig_pairs(
     ax = _plain(fig.subplots(), xlabel=f'rank in {names[0]}', ylabel=f'rank in {names[1]}',
                 xlim=(0,1.02), ylim=(0,1.02), aspect='equal')
     ax.plot([0,1], [0,1], color='gray', lw=.8, ls=':')
-    for k,o,color,(mark,_) in _halves(pairs):
-        ax.scatter(o.x, o.y, s=14, color=color, marker=mark, alpha=.6, lw=0, label=k)
+    for y,(name,color,(mark,_)) in enumerate(_halves):
+        o = pairs[pairs.label==y]
+        ax.scatter(o.x, o.y, s=14, color=color, marker=mark, alpha=.6, lw=0, label=name)
     ax.legend(fontsize=8, frameon=False, loc='lower right')
     return fig
 
-# %% ../../nbs/74_viz.compare.ipynb #1e57acdb
+# %% ../../nbs/74_viz.compare.ipynb #12947b26
 def plot_pairs(
     pairs:pd.DataFrame, # as `get_pairs` gives it
     names:tuple, # of the two runs
     height:int=420 # pixels
 ): # a plotly figure; `customdata` of a point is its position in `pairs`
     "Two runs, image by image, to move the mouse over."
-    at = pd.Series(np.arange(len(pairs)), pairs.index)
     fig = make_figure(None, height, legend=_corner, xaxis_title=f'rank in {names[0]}',
                       yaxis_title=f'rank in {names[1]}')
     fig.add_scatter(x=[0,1], y=[0,1], mode='lines', line=dict(color='gray', dash='dot', width=1),
                     hoverinfo='skip', showlegend=False)
-    for k,o,color,(_,mark) in _halves(pairs):
-        fig.add_scatter(x=o.x, y=o.y, mode='markers', name=k, customdata=at[o.index].to_numpy(), text=o.path,
-                        hovertemplate='%{text}<extra></extra>',
-                        marker=dict(color=color, symbol=mark, size=7, opacity=.65))
+    points = _with_positions(pairs, pairs.path)
+    for y,(name,color,(_,symbol)) in enumerate(_halves):
+        _add_points(fig, points[points.label==y], name, '%{text}', color=color, symbol=symbol, size=7, opacity=.65)
     return fig

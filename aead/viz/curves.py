@@ -66,7 +66,7 @@ def _labels_scores(results, group=''):
     if not np.isfinite(s).all(): raise ValueError(f'{(~np.isfinite(s)).sum()} scores are missing or not finite')
     return y,s
 
-# %% ../../nbs/71_viz.curves.ipynb #2afaae5e
+# %% ../../nbs/71_viz.curves.ipynb #73ceb6fd
 def _between(x, h, at):
     "Height at `at` of straight lines through the points; where they go straight up, the upper end."
     i = np.searchsorted(x, at, 'right')-1
@@ -84,7 +84,7 @@ def _band(draws, level):
     "The middle of many curves, place by place."
     return dict(zip(('low','high'), np.quantile(draws, [(1-level)/2, (1+level)/2], axis=0)))
 
-# %% ../../nbs/71_viz.curves.ipynb #05c4781b
+# %% ../../nbs/71_viz.curves.ipynb #90dd7882
 def get_curve(
     results:pd.DataFrame, # a row per image: `label group score`, good and defective ones
     kind:str='roc', # `roc` or `pr`
@@ -103,12 +103,13 @@ def get_curve(
     draws = [_heights(y[d], s[d], kind, at) for d in resample_groups(results, n, seed) if 0 < y[d].sum() < len(d)]
     return out.assign(**_band(draws, level))
 
-# %% ../../nbs/71_viz.curves.ipynb #1ed9124e
+# %% ../../nbs/71_viz.curves.ipynb #7f7ca1f6
 def _region_curve(h, w, at):
     "Overlap at false-positive rates `at`, from histograms of good pixels, defects, regions; an image counts `w` times."
     fpr,pro = (np.r_[0, np.cumsum((w@o)[::-1])] for o in (h[0], h[2]))
     return np.interp(at, fpr/max(fpr[-1], 1e-12), pro/max(pro[-1], 1e-12))
 
+# %% ../../nbs/71_viz.curves.ipynb #1ed9124e
 def get_pro_curve(
     pixels:PixelMetrics, # the pixels of all images that have masks
     histograms:PixelHistograms|None=None, # the same images, one by one, for the band; None: no band
@@ -143,7 +144,7 @@ def _has_band(c): return 'low' in c and c.low.notna().any()
 
 def _right_end(curves): return max(c.x.max() for _,c,_ in curves)
 
-# %% ../../nbs/71_viz.curves.ipynb #ead473ac
+# %% ../../nbs/71_viz.curves.ipynb #2db463d2
 def fig_curves(
     results, # a table of scores, or a curve as `get_…curve` returns it, or `{name: either}`
     kind:str='roc', # `roc`, `pr`, or for curves of `get_pro_curve` `pro`
@@ -167,7 +168,12 @@ def fig_curves(
         ax.legend(fontsize=8, frameon=False, loc='lower left' if kind=='pr' else 'lower right')
     return fig
 
-# %% ../../nbs/71_viz.curves.ipynb #57cbbf5f
+# %% ../../nbs/71_viz.curves.ipynb #9b118b59
+def _add_band(fig, c, color, name):
+    x,y = [*c.x, *c.x[::-1]],[*c.high, *c.low[::-1]]
+    fig.add_scatter(x=x, y=y, fill='toself', fillcolor=color, opacity=.15, line_width=0, mode='lines',
+                    hoverinfo='skip', showlegend=False, legendgroup=name)
+
 def plot_curves(
     results, # a table of scores, or a curve as `get_…curve` returns it, or `{name: either}`
     kind:str='roc', # `roc`, `pr`, or for curves of `get_pro_curve` `pro`
@@ -176,15 +182,13 @@ def plot_curves(
 ): # a plotly figure
     "The same curves, to move the mouse over."
     curves,(xlabel,ylabel) = _curves(results, kind, n),curve_kinds[kind]
+    legend = {**_corner, 'x': .02, 'xanchor': 'left'} if kind=='pr' else _corner
     fig = make_figure(None, height, xaxis=dict(title=xlabel, range=[0,_right_end(curves)]),
-                      yaxis=dict(title=ylabel, range=[0,1.01]),
-                      legend=_corner if kind!='pr' else {**_corner, 'x': .02, 'xanchor': 'left'})
+                      yaxis=dict(title=ylabel, range=[0,1.01]), legend=legend)
     for k,c,(color,_,dash) in curves:
-        if _has_band(c):
-            fig.add_scatter(x=[*c.x, *c.x[::-1]], y=[*c.high, *c.low[::-1]], fill='toself', fillcolor=color,
-                            opacity=.15, line_width=0, mode='lines', hoverinfo='skip', showlegend=False, legendgroup=k)
-        fig.add_scatter(x=c.x, y=c.y, mode='lines', line=dict(color=color, dash=dash), name=k, legendgroup=k,
-                        showlegend=bool(k))
+        if _has_band(c): _add_band(fig, c, color, k)
+        line = dict(color=color, dash=dash)
+        fig.add_scatter(x=c.x, y=c.y, mode='lines', line=line, name=k, legendgroup=k, showlegend=bool(k))
     return fig
 
 # %% ../../nbs/71_viz.curves.ipynb #160ac1eb
@@ -196,20 +200,31 @@ def get_roc_points(
     def at_least(v): return 1-np.searchsorted(np.sort(v), s, 'left')/len(v)
     return pd.DataFrame({'x': at_least(s[~y]), 'y': at_least(s[y]), 'label': y.astype(int)}, index=results.index)
 
-# %% ../../nbs/71_viz.curves.ipynb #84825485
+# %% ../../nbs/71_viz.curves.ipynb #a7e03a81
+# name, colour, and mark in matplotlib and in plotly, of good and of defective images
+_halves = (('good',_good,('o','circle')),('defective',_bad,('D','diamond')))
+
+def _with_positions(points, text):
+    "A table of points `x y` with the positions of their images and their texts."
+    return points.assign(at=np.arange(len(points)), text=text if isinstance(text, str) else np.asarray(text))
+
+def _add_points(fig, points, name, says, **marker):
+    "Points of one class; `says` is plotly's template of what the mouse shows."
+    return fig.add_scatter(x=points.x, y=points.y, mode='markers', name=name, customdata=points['at'], text=points.text,
+                           hovertemplate=says+'<extra></extra>', marker=marker)
+
+# %% ../../nbs/71_viz.curves.ipynb #a3c7bbde
 def plot_roc(
     results:pd.DataFrame, # a row per image: `label group score path`, good and defective ones
     n:int=200, # draws of the band; 0: none
     height:int=360 # pixels
 ): # a plotly figure; `customdata` of a point is its image's position in `results`
     "The ROC curve with a point for each image."
-    fig,p = plot_curves(results, 'roc', n, height),get_roc_points(results)
-    path = results.path.to_numpy() if 'path' in results else np.full(len(p), '')
-    for y,(name,color,symbol) in enumerate((('good',_good,'circle'),('defective',_bad,'diamond'))):
-        at = np.flatnonzero(p.label==y)
-        fig.add_scatter(x=p.x.iloc[at], y=p.y.iloc[at], mode='markers', name=name, customdata=at, text=path[at],
-                        marker=dict(color=color, symbol=symbol, size=6, opacity=.7),
-                        hovertemplate='%{text}<br>false-alarm rate %{x:.1%}, detection rate %{y:.1%}<extra></extra>')
+    fig = plot_curves(results, 'roc', n, height)
+    p = _with_positions(get_roc_points(results), results.get('path', ''))
+    says = '%{text}<br>false-alarm rate %{x:.1%}, detection rate %{y:.1%}'
+    for y,(name,color,(_,symbol)) in enumerate(_halves):
+        _add_points(fig, p[p.label==y], name, says, color=color, symbol=symbol, size=6, opacity=.7)
     return fig.update_layout(xaxis_range=[-.025,1.01], yaxis_range=[-.01,1.025])        # room to click at the edges
 
 # %% ../../nbs/71_viz.curves.ipynb #8a7e0c51
@@ -244,7 +259,7 @@ def get_class_scores(results:pd.DataFrame, # a row per image, with `label defect
     r = _check_results(results)
     return pd.DataFrame([_class_row(k, r.iloc[at], threshold) for k,at in _classes(r).items()])
 
-# %% ../../nbs/71_viz.curves.ipynb #b26eef82
+# %% ../../nbs/71_viz.curves.ipynb #83d58616
 def _draw_class(ax, i, scores, c):
     "The scores of one class as dots in row `i`, and a tick at the median; `c` is its row of `get_class_scores`."
     color,marker = (_bad,'D') if c.label else (_good,'o')
@@ -265,7 +280,7 @@ def _maybe_log(ax, scores, good):
     if scores.min()>0 and len(good) and scores.max()>30*good.median():
         ax.set(xscale='log', xlabel='score (logarithmic scale)')
 
-# %% ../../nbs/71_viz.curves.ipynb #117a75c2
+# %% ../../nbs/71_viz.curves.ipynb #5879b49d
 def fig_scores(results:pd.DataFrame, # a row per image, with `label defect score`
                threshold:float|None=None # scores above it are flagged; None: there is none
               ) -> plt.Figure: # a row per class, good first, with the number of images and a tick at the median
@@ -281,45 +296,45 @@ def fig_scores(results:pd.DataFrame, # a row per image, with `label defect score
     return fig
 
 # %% ../../nbs/71_viz.curves.ipynb #b93534c1
-def _add_marks(fig, results, x, y, text, says):
-    "A mark for each image at `x y`, a trace for each class, with the images' positions as `customdata`."
+def _add_marks(fig, results, points, says, **marker):
+    "A mark for each image, a trace for each class; a class keeps its colour where there are no good images."
     names = list(_classes(results))
     for k,at in _classes(results).items():
         i = 0 if k=='good' else 1+(names.index(k)-('good' in names))%(len(colors)-1)
-        fig.add_scatter(x=x[at], y=y[at], mode='markers', name=f'{k} ({len(at)})', customdata=at, text=text[at],
-                        hovertemplate=says+'<extra></extra>',
-                        marker=dict(color=colors[i], symbol='diamond' if i else 'circle'))
-    return fig
+        symbol = 'diamond' if i else 'circle'
+        _add_points(fig, points.iloc[at], f'{k} ({len(at)})', says, color=colors[i], symbol=symbol, **marker)
 
 def _add_threshold(fig, threshold):
     return fig if threshold is None else fig.add_vline(x=threshold, line_dash='dash', line_color='black')
 
+# %% ../../nbs/71_viz.curves.ipynb #808f813b
 def plot_scores(
     results:pd.DataFrame, # a row per image: `label defect score path`
     threshold:float|None=None, # drawn as a line
     height:int=320 # pixels
 ): # a plotly figure; `customdata` of a mark is its image's position in `results`
     "Scores of each class, a row for each."
-    names,y = list(_classes(results)),np.random.default_rng(0).uniform(-.28, .28, len(results))
-    for i,at in enumerate(_classes(results).values()): y[at] += i
-    fig = make_figure(None, height, showlegend=False, margin=dict(l=90, r=10, t=10, b=45), xaxis_title='score',
-                      yaxis=dict(tickmode='array', tickvals=list(range(len(names))), ticktext=names))
-    score,path = results.score.to_numpy(),results.path.to_numpy()
-    _add_marks(fig, results, score, y, path, '%{text}<br>score %{x:.3g}')
-    fig.update_traces(marker=dict(size=7, opacity=.65))
+    classes,y = _classes(results),np.random.default_rng(0).uniform(-.28, .28, len(results))
+    for i,at in enumerate(classes.values()): y[at] += i
+    points = _with_positions(pd.DataFrame({'x': results.score.to_numpy(), 'y': y}), results.path)
+    rows = dict(tickmode='array', tickvals=list(range(len(classes))), ticktext=list(classes))
+    fig = make_figure(None, height, showlegend=False, margin=dict(l=90, r=10, t=10, b=45),
+                      xaxis_title='score', yaxis=rows)
+    _add_marks(fig, results, points, '%{text}<br>score %{x:.3g}', size=7, opacity=.65)
     return _add_threshold(fig, threshold)
 
 # %% ../../nbs/71_viz.curves.ipynb #74186761
 def _stack(results, bins):
-    "Place of each image in a histogram whose columns are stacks of images: `x` and `y`, `n` each."
+    "Place of each image in a histogram whose columns are stacks of images, `x y`."
     score = results.score.to_numpy()
     edges = np.histogram_bin_edges(score, bins)
     bar = np.clip(np.searchsorted(edges, score, 'right')-1, 0, bins-1)
     order = results.reset_index(drop=True).sort_values(['label','defect','score']).index.to_numpy()
     height = np.empty(len(score))
     height[order] = pd.Series(bar[order]).groupby(bar[order]).cumcount()+1
-    return (edges[:-1]+edges[1:])[bar]/2, height
+    return pd.DataFrame({'x': (edges[:-1]+edges[1:])[bar]/2, 'y': height})
 
+# %% ../../nbs/71_viz.curves.ipynb #3839370e
 def plot_histogram(
     results:pd.DataFrame, # a row per image: `label defect score`
     threshold:float|None=None, # drawn as a line
@@ -328,10 +343,10 @@ def plot_histogram(
     height:int=300 # pixels
 ): # a plotly figure; `customdata` of a mark is its image's position in `results`
     "Scores in columns, a mark for each image, the good ones below."
-    x,y = _stack(results, bins)
+    points = _with_positions(_stack(results, bins), results.score)
+    size = max(3, min(9, 200/points.y.max()))
     fig = make_figure(width, height, xaxis_title='score', yaxis_title='images')
-    _add_marks(fig, results, x, y, results.score.to_numpy(), '%{fullData.name}<br>score %{text:.4g}')
-    fig.update_traces(marker=dict(size=max(3, min(9, 200/y.max())), opacity=.75))
+    _add_marks(fig, results, points, '%{fullData.name}<br>score %{text:.4g}', size=size, opacity=.75)
     return _add_threshold(fig, threshold)
 
 # %% ../../nbs/71_viz.curves.ipynb #857ccc83
@@ -350,7 +365,7 @@ def fig_distributions(
     if d['overlap'] is not None: bx.set_title(f"overlap {d['overlap']:.2f}", fontsize=9, loc='left')
     return fig
 
-# %% ../../nbs/71_viz.curves.ipynb #4e334aba
+# %% ../../nbs/71_viz.curves.ipynb #1f292a42
 def plot_distributions(
     results:pd.DataFrame, # a row per image: `label group score`
     bins:int=40, # of the histogram
@@ -377,7 +392,7 @@ def get_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `tra
 _history_lines = {'train_loss': ('train',_good,'-','solid'), 'valid_loss': ('valid',_bad,'--','dash'),
                   'lr': ('learning rate','dimgray','-','dot')}
 
-# %% ../../nbs/71_viz.curves.ipynb #a6057ec7
+# %% ../../nbs/71_viz.curves.ipynb #b9f3c8a9
 def fig_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `train_loss valid_loss lr`
                ) -> plt.Figure: # losses above, learning rate below
     "The losses and the learning rate, epoch by epoch."

@@ -85,7 +85,7 @@ def paint_contour(rgb:np.ndarray, # `h w 3`, uint8
         out[row,col] = np.uint8(255*np.array(to_rgba(contour_color)[:3])+.5)
     return out
 
-# %% ../../nbs/70_viz.images.ipynb #e24171ed
+# %% ../../nbs/70_viz.images.ipynb #e0f09211
 def draw_contour(ax, # matplotlib axes that show the image
                  mask:np.ndarray|None # `h w`, 0 good, 1 defect; None: there is no outline
                 ): # None
@@ -104,6 +104,7 @@ class _Figure(plt.Figure):
             self.savefig(f, format='png')
             return f.getvalue()
 
+# %% ../../nbs/70_viz.images.ipynb #a52d55b3
 def _grid(rows, widths, size):
     "A figure with plots without axes; `widths` are those of the columns, in sides of `size` inches."
     fig = _Figure(sum(widths)*size+.8, rows*size+.4)
@@ -121,7 +122,7 @@ def _heat_bar(fig, axs, scale, label):
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
-# %% ../../nbs/70_viz.images.ipynb #ba010490
+# %% ../../nbs/70_viz.images.ipynb #a9282b84
 def _batch(a, name):
     "Images `b c h w` as `b h w c`."
     a = _numpy(a)
@@ -142,7 +143,7 @@ def _check_pair(originals, reconstructions):
         raise ValueError(f'originals and reconstructions must have one shape, got {x.shape} and {xr.shape}')
     return x,xr
 
-# %% ../../nbs/70_viz.images.ipynb #39e48a5a
+# %% ../../nbs/70_viz.images.ipynb #93d0ef28
 def _draw_row(axs, x, xr, emap, mask, scale):
     "One image in four plots."
     axs[0].imshow(to_rgb(x))
@@ -151,6 +152,7 @@ def _draw_row(axs, x, xr, emap, mask, scale):
     axs[2].imshow(emap, heat_colors, norm=scale)
     axs[3].imshow(overlay(x, emap, scale.vmin, scale.vmax))
 
+# %% ../../nbs/70_viz.images.ipynb #aa5a8355
 def visualize_reconstructions(
     originals:'torch.Tensor', # `b c h w`, in [0,1]; an array will do, here and below
     reconstructions:'torch.Tensor', # shaped as `originals`
@@ -185,7 +187,7 @@ def _check_results(results):
     if wrong.any(): raise ValueError(f'{wrong.sum()} of {len(results)} scores are not finite')
     return results
 
-# %% ../../nbs/70_viz.images.ipynb #494055c7
+# %% ../../nbs/70_viz.images.ipynb #dba2a6d6
 def _near_threshold(s, d):
     "Positions by distance from the threshold, which lies between the flagged and the other scores; none without one."
     sides = [o for o in (s[d==1][-1:], s[d==0][:1]) if len(o)]
@@ -201,6 +203,7 @@ def _orders(r):
             'false alarms': np.flatnonzero(~bad&(d!=0)),
             'borderline': _near_threshold(r.score.to_numpy(), d)}
 
+# %% ../../nbs/70_viz.images.ipynb #53ef7d56
 def pick_examples(results:pd.DataFrame, # a row per image, with `label defect score`, and perhaps `decision` and `split`
                   n:int=4 # images of each kind, at most
                  ) -> dict: # `found`, `missed`, `false alarms` and `borderline`: rows of `results`, no image twice
@@ -225,7 +228,7 @@ def describe_example(example:dict # with `defect label score p_value decision`
     known = [str(e['defect']), _said[outcome(e['label'], e.get('decision'))], f"score {e['score']:.3g}"]
     return known if pd.isna(p) else [*known, f'p-value {p:.2g}']
 
-# %% ../../nbs/70_viz.images.ipynb #bddde304
+# %% ../../nbs/70_viz.images.ipynb #fc197eb4
 def get_pictures(example:dict, # with `image recon amap`, any of them None
                  vmax:float # anomaly at the last colour, the same for all pictures of a run
                 ) -> dict: # `image`, `reconstruction`, `anomaly map`: `h w 3`, uint8, or None for what is missing
@@ -235,7 +238,7 @@ def get_pictures(example:dict, # with `image recon amap`, any of them None
             'reconstruction': None if recon is None else to_rgb(recon),
             'anomaly map': None if im is None or amap is None else overlay(im, amap, 0, vmax)}
 
-# %% ../../nbs/70_viz.images.ipynb #e3af1718
+# %% ../../nbs/70_viz.images.ipynb #e37bacb2
 def _short(s, n=24):
     "Text as matplotlib can set it: one short line, and dollars that are no mathematics."
     s = ' '.join(''.join(c if c.isprintable() else ' ' for c in str(s)).split())
@@ -249,6 +252,7 @@ def _show(ax, rgb, what, mask=None):
         ax.imshow(rgb)
         draw_contour(ax, mask)
 
+# %% ../../nbs/70_viz.images.ipynb #b389d971
 def fig_examples(examples:list, # dicts with `image recon amap mask defect label score p_value decision`, at least one
                  vmax:float, # anomaly at the last colour, the same for all figures of a run
                  size:float=1.5 # side of each picture, inches
@@ -302,7 +306,7 @@ def get_gallery(
     picks = pick_examples(results, n)
     return {k: [get_example(r, folder, resize) for r in o.to_dict('records')] for k,o in picks.items()}
 
-# %% ../../nbs/70_viz.images.ipynb #3056ff9b
+# %% ../../nbs/70_viz.images.ipynb #8998f834
 def get_missing(
     gallery:dict # as `get_gallery` gives it
 )->list: # sentences, none where all is there
@@ -336,7 +340,7 @@ def _side_bar(sub, vmax):
     bar.set_label('anomaly', fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
-# %% ../../nbs/70_viz.images.ipynb #7b5d2bfd
+# %% ../../nbs/70_viz.images.ipynb #f762101d
 def fig_gallery(
     gallery:dict, # as `get_gallery` gives it
     vmax:float, # anomaly at the last colour, the same for all figures of a run

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from einops import rearrange, reduce
 
 from .images import _Figure, _numpy, _short
-from .curves import _need, _plain, _styles, make_figure
+from .curves import _add_points, _need, _plain, _styles, _with_positions, make_figure
 from .explain import _evaluation, _name_of
 
 # %% ../../nbs/73_viz.latent.ipynb #f1407f4f
@@ -30,6 +30,7 @@ def _encode(model, x, pool):
                          'look at a cnn_ae, resnet_ae or vit_ae')
     return _pooled(z, pool)
 
+# %% ../../nbs/73_viz.latent.ipynb #7331b949
 def get_latent(
     model, # a trained autoencoder
     images:'torch.Tensor', # `b c h w`, in [0,1]; an array will do
@@ -60,6 +61,7 @@ def _umap(z, good, seed):
 
 _methods = {'pca': _pca, 'umap': _umap}
 
+# %% ../../nbs/73_viz.latent.ipynb #9e024ec7
 def _check_latents(z, defect):
     "Latents `n d` as floats and their classes as text."
     z,defect = np.asarray(z, dtype=float),np.asarray(defect, dtype=object).astype(str)
@@ -97,6 +99,7 @@ def _groups(points):
 
 def _axes_of(points): return points.attrs.get('axes', ['x','y'])
 
+# %% ../../nbs/73_viz.latent.ipynb #a3b41641
 def fig_latent(
     points:pd.DataFrame, # `x y defect`, as `project_latent` gives it
     size:float=3.4 # height, inches
@@ -110,7 +113,7 @@ def fig_latent(
     _plain(ax, xlabel=xlabel, ylabel=ylabel).legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
     return fig
 
-# %% ../../nbs/73_viz.latent.ipynb #55bb4b62
+# %% ../../nbs/73_viz.latent.ipynb #5b3a1f18
 def plot_latent(
     points:pd.DataFrame, # `x y defect`, as `project_latent` gives it, and perhaps `path`
     height:int=380 # pixels
@@ -118,9 +121,6 @@ def plot_latent(
     "The latent space, to click on."
     xlabel,ylabel = _axes_of(points)
     fig = make_figure(None, height, xaxis_title=xlabel, yaxis_title=ylabel)
-    at = pd.Series(np.arange(len(points)), points.index)
-    for k,o,color,(_,mark) in _groups(points):
-        fig.add_scatter(x=o.x, y=o.y, mode='markers', name=f'{k} ({len(o)})', customdata=at[o.index].to_numpy(),
-                        text=o.path if 'path' in o else o.defect, hovertemplate='%{text}<extra></extra>',
-                        marker=dict(color=color, symbol=mark, size=8, opacity=.75))
+    for k,o,color,(_,symbol) in _groups(_with_positions(points, points.get('path', points.get('defect', '')))):
+        _add_points(fig, o, f'{k} ({len(o)})', '%{text}', color=color, symbol=symbol, size=8, opacity=.75)
     return fig
