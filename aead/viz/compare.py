@@ -26,7 +26,7 @@ def get_models(
         raise ValueError(f"metrics and costs have no run in common: {', '.join(m.model)} and {', '.join(c.model)}")
     return both
 
-# %% ../../nbs/74_viz.compare.ipynb #da762d6f
+# %% ../../nbs/74_viz.compare.ipynb #3064a5a8
 _costs = {'median_ms': 'milliseconds an image', 'images_per_second': 'images a second',
           'file_mib': 'MiB of the model file', 'parameters': 'parameters', 'scoring_mib': 'MiB of memory to score'}
 
@@ -34,7 +34,7 @@ def _label(column):
     "A metric or a cost in words."
     return METRICS[column].label if column in METRICS else _costs.get(column, column)
 
-# %% ../../nbs/74_viz.compare.ipynb #2316544c
+# %% ../../nbs/74_viz.compare.ipynb #6ca8d26e
 def _model_points(table, cost, quality, area):
     "`model color x y low high area` (in points squared) of each model, the cheapest first."
     _need(table, 'model', cost, quality, area)
@@ -51,7 +51,7 @@ def _draw_model(ax, i, r):
     ax.scatter(r.x, r.y, s=r.area, color=r.color, alpha=.85, lw=0)
     ax.annotate(r.model, (r.x,r.y), xytext=(7, 5 if i%2 else -11), textcoords='offset points', fontsize=8)
 
-# %% ../../nbs/74_viz.compare.ipynb #7d6d33a2
+# %% ../../nbs/74_viz.compare.ipynb #3bb51b9d
 def fig_models(
     table:pd.DataFrame, # a row per model: `model`, the columns named below, perhaps `<quality>_low`, `<quality>_high`
     cost:str='median_ms', # column on the horizontal axis, such as those of `run_benchmark`
@@ -70,7 +70,7 @@ def fig_models(
     if area: ax.set_title(f'area: {_label(area)}', fontsize=8, loc='right')
     return fig
 
-# %% ../../nbs/74_viz.compare.ipynb #665c81ce
+# %% ../../nbs/74_viz.compare.ipynb #62497548
 def _error_bar(r):
     "The interval of a model's metric, as plotly takes it; None: there is none."
     if pd.isna(r.low): return None
@@ -84,12 +84,12 @@ def plot_models(
     area:str|None=None # column that the area of the points shows, such as `file_mib`; None: all alike
 ): # a plotly figure
     "What quality costs, to move the mouse over."
-    fig = make_figure(None, height, showlegend=False, xaxis=dict(title=_label(cost), type='log'),
-                      yaxis_title=_label(quality))
+    fig = make_figure(None, height, showlegend=False, margin=dict(l=60, r=90, t=20, b=45),        # room for a name
+                      xaxis=dict(title=_label(cost), type='log'), yaxis_title=_label(quality))
     for r in _model_points(table, cost, quality, area).itertuples():
         name,marker = str(r.model),dict(color=r.color, size=1.6*r.area**.5)
         fig.add_scatter(x=[r.x], y=[r.y], name=name, text=[name], mode='markers+text', textposition='bottom right',
-                        error_y=_error_bar(r), marker=marker)
+                        cliponaxis=False, error_y=_error_bar(r), marker=marker)
     return fig
 
 # %% ../../nbs/74_viz.compare.ipynb #beaf17b0
@@ -132,7 +132,7 @@ def fig_pairs(
     ax.legend(fontsize=8, frameon=False, loc='lower right')
     return fig
 
-# %% ../../nbs/74_viz.compare.ipynb #12947b26
+# %% ../../nbs/74_viz.compare.ipynb #36b52f1e
 def plot_pairs(
     pairs:pd.DataFrame, # as `get_pairs` gives it
     names:tuple, # of the two runs

@@ -66,7 +66,7 @@ def _labels_scores(results, group=''):
     if not np.isfinite(s).all(): raise ValueError(f'{(~np.isfinite(s)).sum()} scores are missing or not finite')
     return y,s
 
-# %% ../../nbs/71_viz.curves.ipynb #73ceb6fd
+# %% ../../nbs/71_viz.curves.ipynb #2fa4457d
 def _between(x, h, at):
     "Height at `at` of straight lines through the points; where they go straight up, the upper end."
     i = np.searchsorted(x, at, 'right')-1
@@ -84,7 +84,7 @@ def _band(draws, level):
     "The middle of many curves, place by place."
     return dict(zip(('low','high'), np.quantile(draws, [(1-level)/2, (1+level)/2], axis=0)))
 
-# %% ../../nbs/71_viz.curves.ipynb #90dd7882
+# %% ../../nbs/71_viz.curves.ipynb #43becbee
 def get_curve(
     results:pd.DataFrame, # a row per image: `label group score`, good and defective ones
     kind:str='roc', # `roc` or `pr`
@@ -103,7 +103,7 @@ def get_curve(
     draws = [_heights(y[d], s[d], kind, at) for d in resample_groups(results, n, seed) if 0 < y[d].sum() < len(d)]
     return out.assign(**_band(draws, level))
 
-# %% ../../nbs/71_viz.curves.ipynb #7f7ca1f6
+# %% ../../nbs/71_viz.curves.ipynb #88b3c6ab
 def _region_curve(h, w, at):
     "Overlap at false-positive rates `at`, from histograms of good pixels, defects, regions; an image counts `w` times."
     fpr,pro = (np.r_[0, np.cumsum((w@o)[::-1])] for o in (h[0], h[2]))
@@ -144,7 +144,7 @@ def _has_band(c): return 'low' in c and c.low.notna().any()
 
 def _right_end(curves): return max(c.x.max() for _,c,_ in curves)
 
-# %% ../../nbs/71_viz.curves.ipynb #2db463d2
+# %% ../../nbs/71_viz.curves.ipynb #f08b1b98
 def fig_curves(
     results, # a table of scores, or a curve as `get_…curve` returns it, or `{name: either}`
     kind:str='roc', # `roc`, `pr`, or for curves of `get_pro_curve` `pro`
@@ -168,7 +168,7 @@ def fig_curves(
         ax.legend(fontsize=8, frameon=False, loc='lower left' if kind=='pr' else 'lower right')
     return fig
 
-# %% ../../nbs/71_viz.curves.ipynb #9b118b59
+# %% ../../nbs/71_viz.curves.ipynb #5ce1509f
 def _add_band(fig, c, color, name):
     x,y = [*c.x, *c.x[::-1]],[*c.high, *c.low[::-1]]
     fig.add_scatter(x=x, y=y, fill='toself', fillcolor=color, opacity=.15, line_width=0, mode='lines',
@@ -200,7 +200,7 @@ def get_roc_points(
     def at_least(v): return 1-np.searchsorted(np.sort(v), s, 'left')/len(v)
     return pd.DataFrame({'x': at_least(s[~y]), 'y': at_least(s[y]), 'label': y.astype(int)}, index=results.index)
 
-# %% ../../nbs/71_viz.curves.ipynb #a7e03a81
+# %% ../../nbs/71_viz.curves.ipynb #d6998576
 # name, colour, and mark in matplotlib and in plotly, of good and of defective images
 _halves = (('good',_good,('o','circle')),('defective',_bad,('D','diamond')))
 
@@ -213,7 +213,7 @@ def _add_points(fig, points, name, says, **marker):
     return fig.add_scatter(x=points.x, y=points.y, mode='markers', name=name, customdata=points['at'], text=points.text,
                            hovertemplate=says+'<extra></extra>', marker=marker)
 
-# %% ../../nbs/71_viz.curves.ipynb #a3c7bbde
+# %% ../../nbs/71_viz.curves.ipynb #d33db07b
 def plot_roc(
     results:pd.DataFrame, # a row per image: `label group score path`, good and defective ones
     n:int=200, # draws of the band; 0: none
@@ -259,7 +259,7 @@ def get_class_scores(results:pd.DataFrame, # a row per image, with `label defect
     r = _check_results(results)
     return pd.DataFrame([_class_row(k, r.iloc[at], threshold) for k,at in _classes(r).items()])
 
-# %% ../../nbs/71_viz.curves.ipynb #83d58616
+# %% ../../nbs/71_viz.curves.ipynb #80abfe24
 def _draw_class(ax, i, scores, c):
     "The scores of one class as dots in row `i`, and a tick at the median; `c` is its row of `get_class_scores`."
     color,marker = (_bad,'D') if c.label else (_good,'o')
@@ -280,7 +280,7 @@ def _maybe_log(ax, scores, good):
     if scores.min()>0 and len(good) and scores.max()>30*good.median():
         ax.set(xscale='log', xlabel='score (logarithmic scale)')
 
-# %% ../../nbs/71_viz.curves.ipynb #5879b49d
+# %% ../../nbs/71_viz.curves.ipynb #230363fd
 def fig_scores(results:pd.DataFrame, # a row per image, with `label defect score`
                threshold:float|None=None # scores above it are flagged; None: there is none
               ) -> plt.Figure: # a row per class, good first, with the number of images and a tick at the median
@@ -307,7 +307,7 @@ def _add_marks(fig, results, points, says, **marker):
 def _add_threshold(fig, threshold):
     return fig if threshold is None else fig.add_vline(x=threshold, line_dash='dash', line_color='black')
 
-# %% ../../nbs/71_viz.curves.ipynb #808f813b
+# %% ../../nbs/71_viz.curves.ipynb #195cbb46
 def plot_scores(
     results:pd.DataFrame, # a row per image: `label defect score path`
     threshold:float|None=None, # drawn as a line
@@ -334,7 +334,7 @@ def _stack(results, bins):
     height[order] = pd.Series(bar[order]).groupby(bar[order]).cumcount()+1
     return pd.DataFrame({'x': (edges[:-1]+edges[1:])[bar]/2, 'y': height})
 
-# %% ../../nbs/71_viz.curves.ipynb #3839370e
+# %% ../../nbs/71_viz.curves.ipynb #2abae793
 def plot_histogram(
     results:pd.DataFrame, # a row per image: `label defect score`
     threshold:float|None=None, # drawn as a line
@@ -365,7 +365,7 @@ def fig_distributions(
     if d['overlap'] is not None: bx.set_title(f"overlap {d['overlap']:.2f}", fontsize=9, loc='left')
     return fig
 
-# %% ../../nbs/71_viz.curves.ipynb #1f292a42
+# %% ../../nbs/71_viz.curves.ipynb #ce2db76b
 def plot_distributions(
     results:pd.DataFrame, # a row per image: `label group score`
     bins:int=40, # of the histogram
@@ -392,7 +392,7 @@ def get_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `tra
 _history_lines = {'train_loss': ('train',_good,'-','solid'), 'valid_loss': ('valid',_bad,'--','dash'),
                   'lr': ('learning rate','dimgray','-','dot')}
 
-# %% ../../nbs/71_viz.curves.ipynb #b9f3c8a9
+# %% ../../nbs/71_viz.curves.ipynb #7443350a
 def fig_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `train_loss valid_loss lr`
                ) -> plt.Figure: # losses above, learning rate below
     "The losses and the learning rate, epoch by epoch."
@@ -415,7 +415,8 @@ def plot_history(
     "The losses and the learning rate, to move the mouse over."
     h = get_history(history)
     fig = make_figure(None, height, margin=dict(l=60, r=70, t=20, b=45), xaxis_title='epoch', yaxis_title='loss',
-                      yaxis2=dict(title='learning rate', overlaying='y', side='right', showgrid=False))
+                      yaxis2=dict(title='learning rate', overlaying='y', side='right', showgrid=False,
+                                  tickformat='.2g'))
     for k,(name,color,_,dash) in _history_lines.items():
         if h[k].isna().all(): continue
         fig.add_scatter(x=h.epoch, y=h[k], name=name, yaxis='y2' if k=='lr' else 'y', line=dict(color=color, dash=dash),
