@@ -42,7 +42,7 @@ def _channels_last(x):
     "A batch of one image as an array `h w c`."
     return _numpy(rearrange(x, '1 c h w -> h w c'))
 
-# %% ../../nbs/72_viz.explain.ipynb #63030f30
+# %% ../../nbs/72_viz.explain.ipynb #5683b7fb
 def _gradients(x, xr, scales, c):
     "Gradient-magnitude errors `h w` by scale, `1/1`, `1/2`, …, all at the size of `x`."
     pairs = zip(*(image_pyramid(o.float(), scales, 8) for o in (x,xr)))
@@ -55,7 +55,7 @@ def _numbered(maps):
         if m := re.fullmatch(r'(.+)_([0-9]+)', k): sets.setdefault(m[1], {})[k] = _numpy(o[0])
     return {k: v for k,v in sets.items() if len(v)>1}
 
-# %% ../../nbs/72_viz.explain.ipynb #25962c0f
+# %% ../../nbs/72_viz.explain.ipynb #a92d89eb
 def get_residuals(
     model, # a trained autoencoder, with a head or without
     image:'torch.Tensor', # `c h w` or `1 c h w`, in [0,1]
@@ -88,7 +88,7 @@ def _draw_set(sub, axs, kind, maps, top):
     bar.ax.tick_params(labelsize=7)
     bar.set_label('error', fontsize=8)
 
-# %% ../../nbs/72_viz.explain.ipynb #80f892e5
+# %% ../../nbs/72_viz.explain.ipynb #fc6ac4f8
 def fig_residuals(
     residuals:dict, # as `get_residuals` gives it
     vmax:dict|None=None, # error at the last colour, by set (`gradients`, …); None, or a set not in it: the largest here
@@ -110,7 +110,7 @@ def fig_residuals(
         if ax.get_label()!='<colorbar>': ax.set_axis_off()
     return fig
 
-# %% ../../nbs/72_viz.explain.ipynb #f1aa8a58
+# %% ../../nbs/72_viz.explain.ipynb #c4713e81
 def _add_set(fig, row, maps, top, bar):
     "The maps of a set as heat maps in a row of a plotly figure, on one colour axis; `bar` is its colour bar."
     for j,m in enumerate(maps.values()):
@@ -125,7 +125,7 @@ def _pictures_only(fig, height):
     fig.update_yaxes(visible=False)
     return fig.update_layout(template='plotly_white', height=height, margin=dict(l=10, r=10, t=30, b=10))
 
-# %% ../../nbs/72_viz.explain.ipynb #c8bf348f
+# %% ../../nbs/72_viz.explain.ipynb #55ce2b45
 def plot_residuals(
     residuals:dict, # as `get_residuals` gives it
     vmax:dict|None=None, # error at the last colour, by set (`gradients`, …); None, or a set not in it: the largest here
@@ -154,7 +154,7 @@ def _start_step(model, start):
     if start is not None and not 0<start<=1: raise ValueError(f'start must be above 0 and at most 1, got {start}')
     return model.start if start is None else max(1, round(start*model.timesteps))
 
-# %% ../../nbs/72_viz.explain.ipynb #016df5b7
+# %% ../../nbs/72_viz.explain.ipynb #28cbe755
 def get_denoising(
     model, # a trained `DiffusionAutoencoder`, with a head or without
     image:'torch.Tensor', # `c h w` or `1 c h w`, in [0,1]
@@ -184,7 +184,7 @@ def _name_rows(axs, names):
         ax.spines[:].set_visible(False)
         ax.set_ylabel(k, fontsize=8)
 
-# %% ../../nbs/72_viz.explain.ipynb #3b4dface
+# %% ../../nbs/72_viz.explain.ipynb #401a19e7
 def fig_denoising(
     walk:dict, # as `get_denoising` gives it
     vmax:float=.4, # difference at the last colour
@@ -201,7 +201,7 @@ def fig_denoising(
     _heat_bar(fig, axs[2:], plt.Normalize(0, vmax), '')
     return fig
 
-# %% ../../nbs/72_viz.explain.ipynb #ce8a22b1
+# %% ../../nbs/72_viz.explain.ipynb #124fcafb
 def plot_denoising(
     walk:dict, # as `get_denoising` gives it
     height:int=330 # pixels
@@ -227,7 +227,7 @@ def _patch_maps(maps, at, p, hw):
     maps = maps.mean(2) if at is None else maps[:,:,at[0]//p*cols+at[1]//p]
     return repeat(_numpy(maps)*maps.shape[-1], 'l k (r c) -> l k (r p) (c q)', c=cols, p=p, q=p)[...,:h,:w]
 
-# %% ../../nbs/72_viz.explain.ipynb #f1283dce
+# %% ../../nbs/72_viz.explain.ipynb #32a8f1e9
 def _attention(model, image, at):
     "The image as shown `h w c`, its roll-out `h w`, and the maps `layers heads h w`, in even shares."
     model = get_body(model)
@@ -248,14 +248,14 @@ def _pick(i, n, name):
     if not (type(i) is int and 0<=i<n): raise ValueError(f'{name} must be from 0 to {n-1}, or None for all; got {i!r}')
     return [i]
 
-# %% ../../nbs/72_viz.explain.ipynb #1a8dc7d9
+# %% ../../nbs/72_viz.explain.ipynb #5b5b3f19
 def _draw_attention(ax, im, amap, vmax, at, title):
     "A map over the image, with a cross at the pixel `at`."
     ax.imshow(overlay(im, amap, 0, vmax))
     ax.set_title(title, fontsize=7)
     if at is not None: ax.plot(at[1], at[0], '+', color=contour_color, ms=6)
 
-# %% ../../nbs/72_viz.explain.ipynb #962c269c
+# %% ../../nbs/72_viz.explain.ipynb #5cbb3a90
 def visualize_attention_maps(
     model, # a model with `attention_maps` and `attention_rollout`, such as `ViTAutoencoder`
     image:'torch.Tensor', # `c h w` or `1 c h w`, in [0,1]

@@ -85,7 +85,7 @@ def paint_contour(rgb:np.ndarray, # `h w 3`, uint8
         out[row,col] = np.uint8(255*np.array(to_rgba(contour_color)[:3])+.5)
     return out
 
-# %% ../../nbs/70_viz.images.ipynb #e0f09211
+# %% ../../nbs/70_viz.images.ipynb #6b339752
 def draw_contour(ax, # matplotlib axes that show the image
                  mask:np.ndarray|None # `h w`, 0 good, 1 defect; None: there is no outline
                 ): # None
@@ -104,7 +104,7 @@ class _Figure(plt.Figure):
             self.savefig(f, format='png')
             return f.getvalue()
 
-# %% ../../nbs/70_viz.images.ipynb #a52d55b3
+# %% ../../nbs/70_viz.images.ipynb #588288c4
 def _grid(rows, widths, size):
     "A figure with plots without axes; `widths` are those of the columns, in sides of `size` inches."
     fig = _Figure(sum(widths)*size+.8, rows*size+.4)
@@ -122,7 +122,7 @@ def _heat_bar(fig, axs, scale, label):
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
-# %% ../../nbs/70_viz.images.ipynb #a9282b84
+# %% ../../nbs/70_viz.images.ipynb #a9783cbf
 def _batch(a, name):
     "Images `b c h w` as `b h w c`."
     a = _numpy(a)
@@ -143,7 +143,7 @@ def _check_pair(originals, reconstructions):
         raise ValueError(f'originals and reconstructions must have one shape, got {x.shape} and {xr.shape}')
     return x,xr
 
-# %% ../../nbs/70_viz.images.ipynb #93d0ef28
+# %% ../../nbs/70_viz.images.ipynb #6f43d085
 def _draw_row(axs, x, xr, emap, mask, scale):
     "One image in four plots."
     axs[0].imshow(to_rgb(x))
@@ -152,7 +152,7 @@ def _draw_row(axs, x, xr, emap, mask, scale):
     axs[2].imshow(emap, heat_colors, norm=scale)
     axs[3].imshow(overlay(x, emap, scale.vmin, scale.vmax))
 
-# %% ../../nbs/70_viz.images.ipynb #aa5a8355
+# %% ../../nbs/70_viz.images.ipynb #82d54a4b
 def visualize_reconstructions(
     originals:'torch.Tensor', # `b c h w`, in [0,1]; an array will do, here and below
     reconstructions:'torch.Tensor', # shaped as `originals`
@@ -187,7 +187,7 @@ def _check_results(results):
     if wrong.any(): raise ValueError(f'{wrong.sum()} of {len(results)} scores are not finite')
     return results
 
-# %% ../../nbs/70_viz.images.ipynb #dba2a6d6
+# %% ../../nbs/70_viz.images.ipynb #7af38367
 def _near_threshold(s, d):
     "Positions by distance from the threshold, which lies between the flagged and the other scores; none without one."
     sides = [o for o in (s[d==1][-1:], s[d==0][:1]) if len(o)]
@@ -203,7 +203,7 @@ def _orders(r):
             'false alarms': np.flatnonzero(~bad&(d!=0)),
             'borderline': _near_threshold(r.score.to_numpy(), d)}
 
-# %% ../../nbs/70_viz.images.ipynb #53ef7d56
+# %% ../../nbs/70_viz.images.ipynb #562040ed
 def pick_examples(results:pd.DataFrame, # a row per image, with `label defect score`, and perhaps `decision` and `split`
                   n:int=4 # images of each kind, at most
                  ) -> dict: # `found`, `missed`, `false alarms` and `borderline`: rows of `results`, no image twice
@@ -228,7 +228,7 @@ def describe_example(example:dict # with `defect label score p_value decision`
     known = [str(e['defect']), _said[outcome(e['label'], e.get('decision'))], f"score {e['score']:.3g}"]
     return known if pd.isna(p) else [*known, f'p-value {p:.2g}']
 
-# %% ../../nbs/70_viz.images.ipynb #fc197eb4
+# %% ../../nbs/70_viz.images.ipynb #525a0dce
 def get_pictures(example:dict, # with `image recon amap`, any of them None
                  vmax:float # anomaly at the last colour, the same for all pictures of a run
                 ) -> dict: # `image`, `reconstruction`, `anomaly map`: `h w 3`, uint8, or None for what is missing
@@ -238,7 +238,7 @@ def get_pictures(example:dict, # with `image recon amap`, any of them None
             'reconstruction': None if recon is None else to_rgb(recon),
             'anomaly map': None if im is None or amap is None else overlay(im, amap, 0, vmax)}
 
-# %% ../../nbs/70_viz.images.ipynb #e37bacb2
+# %% ../../nbs/70_viz.images.ipynb #cae4e328
 def _short(s, n=24):
     "Text as matplotlib can set it: one short line, and dollars that are no mathematics."
     s = ' '.join(''.join(c if c.isprintable() else ' ' for c in str(s)).split())
@@ -252,7 +252,7 @@ def _show(ax, rgb, what, mask=None):
         ax.imshow(rgb)
         draw_contour(ax, mask)
 
-# %% ../../nbs/70_viz.images.ipynb #b389d971
+# %% ../../nbs/70_viz.images.ipynb #81ddecb6
 def fig_examples(examples:list, # dicts with `image recon amap mask defect label score p_value decision`, at least one
                  vmax:float, # anomaly at the last colour, the same for all figures of a run
                  size:float=1.5 # side of each picture, inches
@@ -306,7 +306,7 @@ def get_gallery(
     picks = pick_examples(results, n)
     return {k: [get_example(r, folder, resize) for r in o.to_dict('records')] for k,o in picks.items()}
 
-# %% ../../nbs/70_viz.images.ipynb #8998f834
+# %% ../../nbs/70_viz.images.ipynb #11a8075c
 def get_missing(
     gallery:dict # as `get_gallery` gives it
 )->list: # sentences, none where all is there
@@ -340,7 +340,7 @@ def _side_bar(sub, vmax):
     bar.set_label('anomaly', fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
-# %% ../../nbs/70_viz.images.ipynb #f762101d
+# %% ../../nbs/70_viz.images.ipynb #d2a7fc00
 def fig_gallery(
     gallery:dict, # as `get_gallery` gives it
     vmax:float, # anomaly at the last colour, the same for all figures of a run
