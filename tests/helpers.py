@@ -62,6 +62,13 @@ def make_layout(root, layout, bad=N_BAD, masks=True, hw=(40,48), c=1, dtype=np.u
     if layout=='visa': write_csv(root/'split_csv'/'1cls.csv', ['object','split','label','image','mask'], [('part', 'train' if k=='train' else 'test', 'normal' if not y else 'anomaly', p, m) for p,y,_,m,k in rows])
     return root
 
+def fails(f, error=ValueError):
+    "The message of the error that `f` raises, which is one line."
+    with pytest.raises(error) as e: f()
+    text = str(e.value.args[0])
+    assert '\n' not in text and len(text)<600
+    return text
+
 def write_csv(path, head, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w', newline='') as f: csv.writer(f).writerows([head, *rows])

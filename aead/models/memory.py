@@ -65,5 +65,5 @@ def forward(self:PatchMemory,
     "Distance of each place to the nearest patch in the bank."
     b,_,h,w = f.shape
     f = (rearrange(f, 'b c h w -> (b h w) c')-self.mean)/self.std
-    d = torch.cat([_nearest(o, self.bank) for o in f.split(1024)])       # 1024 rows at a time stay in the processor's cache
+    d = torch.cat([_nearest(o, self.bank) for o in f.split(1024)])       # 1024 rows fit the processor's cache
     return rearrange(d, '(b h w) -> b h w', b=b, h=h, w=w)

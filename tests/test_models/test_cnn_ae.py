@@ -31,7 +31,10 @@ def test_all_information_passes_the_bottleneck(nf, depth, nz, pictures, monkeypa
 def field(depth):
     "Side of what one latent sees, by the usual rule: a kernel adds its reach times the stride so far."
     f,jump = 1,1
-    for _ in range(depth): f,jump = f+2*jump,2*jump; f += 2*jump
+    for _ in range(depth):
+        f += 2*jump                                      # the convolution with stride 2
+        jump *= 2
+        f += 2*jump                                      # the one after it
     return f
 
 @pytest.mark.parametrize('depth', [1,2,3])
@@ -47,7 +50,8 @@ def test_receptive_field(depth, pictures):
 
 def test_a_far_pixel_changes_nothing(pictures):
     m,x = cnn_ae(nf=4, depth=2).eval(),pictures(1, 3, (128,128))
-    y = x.clone(); y[..., 64, 64] = 1-y[..., 64, 64]
+    y = x.clone()
+    y[..., 64, 64] = 1-y[..., 64, 64]
     with torch.no_grad(): d = (m(x)-m(y)).abs().sum((0,1))
     near = d[24:104,24:104]
     assert near.max()>0 and d.sum()==near.sum()
@@ -65,14 +69,15 @@ def test_width_doubles_up_to_eight_times():
 def count(ni, nf, depth, nz):
     "Parameters, added up by hand."
     fs = [min(nf*2**i, 8*nf) for i in range(depth)]
-    block = lambda i,o: 9*i*o+2*o
+    def block(i, o): return 9*i*o+2*o
     down = sum(block(i,o)+block(o,o) for i,o in zip([ni]+fs[:-1], fs))
     up = sum(i*o+o+block(o,o) for i,o in zip(fs[:0:-1], fs[-2::-1]))
     return down + fs[-1]*nz+nz + nz*fs[-1]+fs[-1] + up + 9*nf*4*ni+4*ni
 
 @settings
 @pytest.mark.parametrize('ni', [1,3])
-def test_parameter_count_by_hand(nf, depth, nz, ni): assert cnn_ae(ni, nf, depth, nz).n_params()==count(ni, nf, depth, nz)
+def test_parameter_count_by_hand(nf, depth, nz, ni):
+    assert cnn_ae(ni, nf, depth, nz).n_params()==count(ni, nf, depth, nz)
 
 def test_default_size(): assert cnn_ae().n_params()==count(3, 32, 4, 16)
 
@@ -93,6 +98,7 @@ def test_pixel_head_starts_as_repetition(no):
 def test_pixel_head_learns_to_tell_pixels_apart():
     head,x,y = pixel_head(4, 1),torch.randn(2, 4, 4, 4),torch.randn(2, 1, 8, 8)
     opt = torch.optim.SGD(head.parameters(), .1)
-    ((head(x)-y)**2).mean().backward(); opt.step()
+    ((head(x)-y)**2).mean().backward()
+    opt.step()
     w = head[0].weight
     assert all(not torch.equal(w[0], w[i]) for i in (1,2,3))

@@ -1,4 +1,4 @@
-"""The memory bank: k-center greedy sampling against brute force, filling, and distances in any number and at any scale."""
+"""The memory bank: k-center greedy sampling against brute force, filling, and distances of any number of places."""
 from itertools import combinations
 
 import pytest, torch

@@ -31,7 +31,8 @@ def test_a_plain_function_is_a_builder_too():
     "Without `builds`: a function of one's own that makes a model."
     def small_ae(ni=3): return cnn_ae(ni, 4, 2, 2)
     assert create_autoencoder(small_ae, ni=1).settings==dict(ni=1, nf=4, depth=2, nz=2)
-    with pytest.raises(KeyError, match="unknown setting 'nii' of model 'small_ae'. Did you mean 'ni'"): create_autoencoder(small_ae, nii=1)
+    with pytest.raises(KeyError, match="unknown setting 'nii' of model 'small_ae'. Did you mean 'ni'"):
+        create_autoencoder(small_ae, nii=1)
 
 @pytest.mark.parametrize('name,hint', [('cnn', "'cnn_ae'"), ('vit', "'vit_ae'"), ('resnet', "'resnet_ae'")])
 def test_unknown_names_suggest_the_nearest(name, hint):
@@ -53,7 +54,8 @@ def test_other_families_settings_are_left_alone():
     assert m.settings['nf']==4 and m.settings['depth']==4
 
 def test_the_head_has_its_settings():
-    m = build_model(make_config(model='cnn_ae', models={'cnn_ae': {'nf':4}}, defects=.5, head=dict(nf=8, depth=2, weight=.5, memory=7)))
+    head = dict(nf=8, depth=2, weight=.5, memory=7)
+    m = build_model(make_config(model='cnn_ae', models={'cnn_ae': {'nf':4}}, defects=.5, head=head))
     assert m.weight==.5 and len(m.memory.bank)==7
     want = HeadedAutoencoder(cnn_ae(nf=4), nf=8, depth=2)
     assert m.head.state_dict().keys()==want.head.state_dict().keys() and m.n_params()==want.n_params()
