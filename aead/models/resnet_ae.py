@@ -36,8 +36,8 @@ def _width(nf, r): return min(max(nf*r//2, nf), 4*nf)
 
 def _up(ni, no, r, to):
     "From reduction `r` up to reduction `to`."
-    last = ResBlock(no) if to>2 else conv_block(no, no)
-    return nn.Sequential(nn.Conv2d(ni, no, 1), nn.Upsample(scale_factor=r//to), last)
+    reduce_channels,repeat = nn.Conv2d(ni, no, 1),nn.Upsample(scale_factor=r//to)
+    return nn.Sequential(reduce_channels, repeat, ResBlock(no) if to>2 else conv_block(no, no))
 
 class Decoder(nn.Module):
     "From the bottleneck up to the finest of `reductions`; gives the maps of all of them."
