@@ -54,6 +54,7 @@ def _need():
                          "repository, with: pip install '.[export]'") from None
     return onnxruntime
 
+# %% ../nbs/97_export.ipynb #a99ef09b
 def _session(file):
     "A session of onnxruntime on the CPU, without log messages."
     onnxruntime = _need()
@@ -75,6 +76,7 @@ def _made_up(shape, n=2, seed=0):
     f = np.random.default_rng(seed).random((n, c, -(-h//8), -(-w//8)), dtype=np.float32)
     return f.repeat(8, 2).repeat(8, 3)[:, :, :h, :w]
 
+# %% ../nbs/97_export.ipynb #1668c11a
 def _convert(graph, shape, name):
     "The ONNX program of a graph."
     x = torch.from_numpy(_made_up(shape, 1))
@@ -101,6 +103,7 @@ def _run_batches(det, run, n):
     ds = det.dataset(_some_rows(df[df.split.isin(['test','val'])], n), read_image)
     return [(b[0],b[3]) for _,b in read_batches(ds, 8) if not isinstance(b, Exception)]
 
+# %% ../nbs/97_export.ipynb #ba55b8c2
 def _batches(det, run, n):
     "Batches to compare on, and whether they are of real images."
     try: real = _run_batches(det, run, n)
@@ -120,6 +123,7 @@ def _differences(graph, session, batches):
         n += len(x)
     return n, most
 
+# %% ../nbs/97_export.ipynb #71157908
 def _certify(det, graph, session, run, n):
     "The certificate, or one line about why there is none."
     batches,real = _batches(det, run, n)
@@ -146,6 +150,7 @@ def _seal(path, meta):
     for k,v in {'aead': text, 'aead_digest': _digest(model, text)}.items(): model.metadata_props.add(key=k, value=v)
     onnx.save(model, path)
 
+# %% ../nbs/97_export.ipynb #7c95d8b9
 def _answers(session, shape):
     "Score, and mean of the map, of the made-up images."
     x = _made_up(shape)
@@ -185,6 +190,7 @@ def _open(path):
     try: return _session(str(path))
     except Exception as e: raise ValueError(f"{path} cannot be read as ONNX: {str(e).splitlines()[0]}") from None
 
+# %% ../nbs/97_export.ipynb #310943ae
 class ExportedDetector:
     "A detector that is one ONNX file."
     def __init__(self,
@@ -224,6 +230,7 @@ def _scan(self:ExportedDetector, df, read):
         if isinstance(b, Exception): raise b
         yield _run(self.session, b[0].numpy(), b[3].numpy())
 
+# %% ../nbs/97_export.ipynb #9ab5838c
 @patch
 def predict(self:ExportedDetector,
     data # path, folder, array `h w c` or `n h w c`, tensor, catalog, or a list of paths or arrays
@@ -245,6 +252,7 @@ def score_map(self:ExportedDetector,
     hw = read(df.path.iloc[0], None).shape[:2]
     return restore_map(next(self._scan(df, read))[1][0], hw, self.cfg.data.resize)
 
+# %% ../nbs/97_export.ipynb #9031251a
 def load_exported(
     path, # ONNX file that `export_run` wrote
     check:bool=True # compute the scores of the made-up images again

@@ -71,6 +71,7 @@ def jpeg_bytes(
         im.save(f, 'JPEG', quality=quality, subsampling=0)
         return f.getvalue()
 
+# %% ../../nbs/80_report.html.ipynb #ee3c3da1
 def data_uri(
     data:bytes, # an image file
     kind:str='jpeg' # its format: `jpeg` or `png`
@@ -102,6 +103,7 @@ def table_tag(
     top = tag('tr', *[tag('th', o, scope='col') for o in head])
     return tag('table', tag('thead', top), tag('tbody', *[_row(head, r) for r in rows]))
 
+# %% ../../nbs/80_report.html.ipynb #a88313ec
 def section_tag(
     title:str, # its heading
     *inner, # texts, which are escaped, and `Markup`

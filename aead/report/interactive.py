@@ -59,6 +59,7 @@ def _plots_json(plots):
     text = ','.join(f'"{k}":{o.to_json()}' for k,o in plots.items())
     return f'{{{text}}}'.replace('<', '\\u003c')
 
+# %% ../../nbs/81_report.interactive.ipynb #3b52818f
 def _live_plots(t, threshold):
     "The plots of scores whose texts are escaped, with a ring on the ROC curve at the threshold."
     height = max(360, 120+50*t.defect.nunique())
@@ -98,6 +99,7 @@ def _large_picture(name, hint):
     box = tag('div', hint, id=f'{name}-detail', class_='detail', aria_live='polite')
     return tag('div', tag('h3', 'The image under the mouse'), box)
 
+# %% ../../nbs/81_report.interactive.ipynb #19245b6b
 def _counts():
     "The table of outcomes; its cells are filled by the script."
     def cell(k): return tag('span', '', id=f'live-{k}')
@@ -121,6 +123,7 @@ def _live_rows(t, threshold, thumbs):
                     'label': t.label.astype(int).tolist(), 'defect': t.defect.astype(str).tolist(),
                     'path': [short_path(o) for o in t.path], 'picture': pictures})
 
+# %% ../../nbs/81_report.interactive.ipynb #4f336eb2
 def _live_how(has_threshold, n_pictures, n):
     "What to do, and what is missing."
     how = ['Move the slider, or click on a point of the curve: counts and images follow.',

@@ -54,12 +54,14 @@ def _no_decision(m):
     if auroc is None: return f'{said}.'
     return f'{said}; by score alone, a defective image ranks above a good one in {100*auroc:.0f} of 100 pairs.'
 
+# %% ../../nbs/82_report.run.ipynb #4b132919
 def _at(m):
     "The threshold in words."
     key = 'target_false_alarm_rate'
     far = _num(m.get(key))
     return 'At the threshold in use' if far is None else f'At a {METRICS[key].label} of {_show(key, far)}'
 
+# %% ../../nbs/82_report.run.ipynb #cf243ff2
 def get_verdict(
     metrics:dict # as in `metrics.json`
 )->str: # one sentence
@@ -83,6 +85,7 @@ def _more_alarms(m):
     return (f'More false alarms than guaranteed: {far} of the good test images instead of {goal}, which is more than '
             'chance explains. The test images differ from those that the threshold was set on.')
 
+# %% ../../nbs/82_report.run.ipynb #456565a5
 def get_warnings(
     metrics:dict, # as in `metrics.json`
     notes=() # more warnings, which come first
@@ -97,6 +100,7 @@ def get_warnings(
 
 # %% ../../nbs/82_report.run.ipynb #c56b1f8a
 _sides = (384,256,192,128,96,64)     # pixels of the longer side, tried in this order
+
 _budget = 1_600_000                  # characters of all pictures of examples together
 
 def _panels(e, vmax):
@@ -105,6 +109,7 @@ def _panels(e, vmax):
     heat = None if amap is None else overlay(e['image'], amap, 0, vmax)
     return to_rgb(e['image']), None if recon is None else to_rgb(recon), heat
 
+# %% ../../nbs/82_report.run.ipynb #34c1bf08
 def _photos(examples, vmax):
     "The three pictures of each example as data URIs, or None, in the largest size in which all of them fit the budget."
     panels = [_panels(e, vmax) for e in examples]
@@ -135,6 +140,7 @@ def _caption(e, words):
     said = tag('span', words[1], class_=what)
     return tag('figcaption', tag('b', words[0]), ' · ', said, *more, tag('small', short_path(e['path'])))
 
+# %% ../../nbs/82_report.run.ipynb #0ccb41c0
 def _card(e, uris):
     "One example: its pictures and what is known about it."
     words,outline = describe_example(e),_outline(e.get('mask'))
@@ -153,6 +159,7 @@ def _legend(vmax):
     said = f' {vmax:.3g} and more, in standard deviations of good images. One scale for all heat maps of this page.'
     return tag('p', 'Heat map: 0 ', img, said, class_='legend')
 
+# %% ../../nbs/82_report.run.ipynb #eb604391
 def _cards(examples, metrics):
     "The cards of each kind of example, and the upper end of their one scale."
     flat = [e for o in examples.values() for e in o]
@@ -195,6 +202,7 @@ def _interval(key, ci):
     lo,hi = map(_num, ci or (None,None))
     return '' if None in (lo,hi) else f'{_show(key, lo)} to {_show(key, hi)}'
 
+# %% ../../nbs/82_report.run.ipynb #1844a593
 def _metric_row(m, key):
     "Name, value, interval, meaning; and the reason where there is no value."
     value,why = _num(m.get(key)),_dict(m, 'why').get(key)
@@ -233,6 +241,7 @@ def _curve_charts(r):
         charts['PRO curve: covered share of each defect against false-positive rate of pixels'] = pro
     return [chart_tag(o, alt) for alt,o in charts.items()]
 
+# %% ../../nbs/82_report.run.ipynb #f5ceee9d
 def _curves_said(r):
     "What the curves show."
     said = ['ROC: share of the defects that are found against share of the good images that are flagged.',
@@ -242,6 +251,7 @@ def _curves_said(r):
         said.append('A band shows where the curve lies in 95 of 100 test sets of other parts.')
     return tag('p', ' '.join(said))
 
+# %% ../../nbs/82_report.run.ipynb #ed837ad4
 def _curves(r):
     "The section on all thresholds."
     title = 'Every possible threshold'
@@ -251,6 +261,7 @@ def _curves(r):
     none = tag('p', none, class_='legend') if r.pro is None else ''
     return section_tag(title, _curves_said(r), tag('div', *_curve_charts(r), class_='row'), none, cls='keep')
 
+# %% ../../nbs/82_report.run.ipynb #902af59e
 def _score_sections(r, threshold):
     "Where the scores lie, and the curves of all thresholds."
     if not len(r.scores): return section_tag('Scores', tag('p', 'There are no scores.'))
@@ -272,6 +283,7 @@ def _about(config, metrics):
     if 'test_good' in n: parts.append(f'{n["test_good"]} good and {n.get("test_defective", 0)} defective ones to test')
     return tag('p', ' · '.join(parts), class_='about')
 
+# %% ../../nbs/82_report.run.ipynb #67475595
 def _training(history):
     "The curves of the training."
     if history is None or not len(history) or 'epoch' not in history:
@@ -311,6 +323,7 @@ def _notes(r):
     if not warn: return ''
     return tag('aside', tag('h2', 'Please note'), tag('ul', *[tag('li', o) for o in warn]), class_='warn', role='note')
 
+# %% ../../nbs/82_report.run.ipynb #4d4965fb
 def _report_page(name, r, interactive):
     "The sections in their order."
     cards,vmax = _cards(r.examples, r.metrics)
@@ -327,6 +340,7 @@ def _report_page(name, r, interactive):
             section_tag('Settings', tag('pre', _yaml(r.config)))]
     return html_page(f'{name}: defect detection', *top, *middle, *last)
 
+# %% ../../nbs/82_report.run.ipynb #d5cd2700
 def write_report(
     path, # file to write, such as `RUN/report.html`; its folder names the run, unless the settings have a `name`
     report:RunReport, # what it shows

@@ -31,6 +31,7 @@ def _check_calls(n, warmup=0):
     if n>=1 and warmup>=0: return
     raise ValueError(f"at least one call must count, and warm-up cannot be negative; got n={n}, warmup={warmup}")
 
+# %% ../../nbs/88_runs.benchmark.ipynb #c8678fd3
 def time_calls(
     f, # function without arguments
     n:int=30, # calls that count
@@ -62,6 +63,7 @@ def _write_images(folder, n, det):
         a = rng.integers(0, 256, (h//4+1,w//4+1,ni), np.uint8).repeat(8, 0).repeat(8, 1)[:2*h,:2*w]
         Image.fromarray(a.squeeze()).save(Path(folder)/f'{i}.png')
 
+# %% ../../nbs/88_runs.benchmark.ipynb #43604f9e
 def _batch_times(det, bs, folder, turns=3):
     "Seconds an image, of the graph and from files: medians of some turns, the first after warm-up."
     x,valid = _inputs(det, bs)
@@ -74,6 +76,7 @@ def _batch_times(det, bs, folder, turns=3):
     times = [[time_calls(f, 1, int(i==0), det.device)[0] for f in (graph,from_files)] for i in range(turns)]
     return np.median(times, axis=0)/(4*bs)
 
+# %% ../../nbs/88_runs.benchmark.ipynb #0e613fc7
 def _speeds(det, bs, n, warmup):
     "Seconds an image: one at a time, `n` of them; in batches; from files."
     x,valid = _inputs(det, 1)
@@ -136,8 +139,10 @@ def _memory(det, bs):
     x,_ = _inputs(det, bs)
     return peak_memory(det.graph.model, x), peak_memory(det.graph.model, x, _loss(det.cfg))
 
+# %% ../../nbs/88_runs.benchmark.ipynb #ccc302c3
 def _mib(n): return n/2**20
 
+# %% ../../nbs/88_runs.benchmark.ipynb #8e9a8f36
 def benchmark_detector(
     det:Detector, # trained or not
     bs:int=16, # images a batch
@@ -164,6 +169,7 @@ def _named_row(name, det, bs, n, place, say):
     say(f"{place} {name}: {row['median_ms']:.1f} ms an image, measured in {time.perf_counter()-start:.0f} s")
     return row
 
+# %% ../../nbs/88_runs.benchmark.ipynb #c34524bd
 def run_benchmark(
     models=None, # names of families; None: all
     runs=(), # folders of trained runs, in place of the families
@@ -199,6 +205,7 @@ def _cost_row(name, run, n, device):
     return {'name': name, 'median_ms': 1000*float(np.median(times)), 'parameters': det.graph.model.n_params(),
             'file_mib': _mib(run.file('model.safetensors').stat().st_size)}
 
+# %% ../../nbs/88_runs.benchmark.ipynb #49dec170
 def get_costs(
     folders:dict, # run folders by name
     n:int=10, # images timed, one by one

@@ -36,6 +36,7 @@ def _named_runs(roots):
     "The run folders under some roots, by the names that `load_results` gives them."
     return {_run_name(f, o): RunFolder(f) for o in roots if o.is_dir() for f in find_runs(o)}
 
+# %% ../../nbs/89_runs.compare.ipynb #2ff6d799
 def compare_runs(
     runs, # run folders, or folders with runs in them
     metric:str='image_auroc', # of `image_metrics`
