@@ -1,12 +1,17 @@
-"""Synthetic defects: every kind keeps its promises on every sort of image; the mix obeys p, n, kinds and valid."""
+"""Synthetic defects: what every kind guarantees, on every sort of image; the mix obeys p, n, kinds and valid."""
 import hashlib
-import numpy as np, pytest
+from time import process_time
+
+import cv2, numpy as np, pytest
+
 from aead.data.defects import add_defects, default_kinds, defect_makers, get_grain
 from aead.data.synthetic import textures
 
 pytestmark = pytest.mark.filterwarnings('error')
 KINDS = 'perlin paste blend curve scratch spot bite warp shade tint worn smear fill'.split()
-FAITHFUL = dict(curve=.9, scratch=.9, spot=.9, shade=.9, tint=.9, worn=.9, smear=.9, fill=.9, bite=.6, perlin=.4, paste=.4, blend=.1, warp=.04) # how often, at least, a kind is plain enough on irregular texture
+# How often, at least, a kind is plain enough on irregular texture.
+FAITHFUL = dict(curve=.9, scratch=.9, spot=.9, shade=.9, tint=.9, worn=.9, smear=.9, fill=.9, bite=.6, perlin=.4,
+                paste=.4, blend=.1, warp=.04)
 
 def crop(i=0, hw=(96,96), c=1, name=None):
     "A crop of a texture; channels differ by a factor."
@@ -31,7 +36,7 @@ def test_the_kinds_are_there(): assert list(defect_makers)==KINDS==list(default_
 @pytest.mark.parametrize('k', KINDS)
 @pytest.mark.parametrize('hw', [(32,32),(48,112),(112,48),(256,256)])
 @pytest.mark.parametrize('c', [1,3,6])
-def test_promises(k, hw, c):
+def test_guarantees(k, hw, c):
     for i in range(3 if hw[0]*hw[1]>20000 else 8):
         im,other = crop(i, hw, c),crop(i+50, hw, c)
         was = digest([im,other])
@@ -46,26 +51,29 @@ def test_without_another_image(k):
 
 @pytest.mark.parametrize('k', KINDS)
 def test_views_and_read_only_images(k):
-    a = crop(0, (128,128)); a.flags.writeable = False
+    a = crop(0, (128,128))
+    a.flags.writeable = False
     for im in (a[::2,::2], a[::-1], a.swapaxes(0,1), np.flip(a, (0,1))):
         for i in range(5):
             res = defect_makers[k](im, np.random.default_rng(i), im[::-1,::-1])
             check(im, *res)
-            assert digest(res)==digest(defect_makers[k](np.ascontiguousarray(im), np.random.default_rng(i), np.ascontiguousarray(im[::-1,::-1])))
+            plain,other = np.ascontiguousarray(im),np.ascontiguousarray(im[::-1,::-1])
+            assert digest(res)==digest(defect_makers[k](plain, np.random.default_rng(i), other))
 
 @pytest.mark.parametrize('k', KINDS)
 @pytest.mark.parametrize('c', [1,3])
 def test_flat_and_extreme_images(k, c):
     r = np.random.default_rng(0)
     noise = r.random((64,64,c), dtype=np.float32)
-    ims = [np.full((64,64,c), v, np.float32) for v in (0, 1e-6, .5, 1-1e-6, 1)] + [noise, (noise>.5).astype(np.float32), noise*.01, 1-noise*.01]
+    ims = [np.full((64,64,c), v, np.float32) for v in (0, 1e-6, .5, 1-1e-6, 1)]
+    ims += [noise, (noise>.5).astype(np.float32), noise*.01, 1-noise*.01]
     shown = 0
     for i,im in enumerate(ims):
         for s in range(4):
             res = defect_makers[k](im, np.random.default_rng([i,s]), im[::-1].copy())
             check(im, *res)
             shown += res[1].any()
-    if k in ('curve','spot','shade'): assert shown>=len(ims)*2, shown    # noise that fills the range hides nearly anything
+    if k in ('curve','spot','shade'): assert shown>=len(ims)*2, shown    # noise hides nearly anything
 
 @pytest.mark.parametrize('k', KINDS)
 def test_area_variety_and_visibility(k):
@@ -108,11 +116,11 @@ def test_both_signs():
 def test_size_scales():
     "At 64 and 256 pixels, areas are alike."
     for k in ('spot','curve','perlin','bite'):
-        a = [np.median([m.mean() for i in range(60) for m in [draw(k, i, hw=(sz,sz))[1]] if m.any()]) for sz in (64,192)]
+        areas = [[draw(k, i, hw=(sz,sz))[1].mean() for i in range(60)] for sz in (64,192)]
+        a = [np.median([o for o in sizes if o]) for sizes in areas]
         assert 1/3<a[0]/a[1]<3, (k, a)
 
 def test_lines_are_thin():
-    import cv2
     for i in range(30):
         _,m = draw('curve', i, hw=(128,128))
         if m.any(): assert cv2.distanceTransform(np.pad(m, 1), cv2.DIST_L2, 5).max()<7
@@ -131,11 +139,14 @@ def test_mix(c):
 
 def test_probability_and_number():
     im = crop(0)
-    for p in (0,.3,1): assert abs(np.mean([add_defects(im, np.random.default_rng(i), p=p)[1].any() for i in range(150)])-p)<.12
+    for p in (0,.3,1):
+        share = np.mean([add_defects(im, np.random.default_rng(i), p=p)[1].any() for i in range(150)])
+        assert abs(share-p)<.12
     out,mask = add_defects(im, np.random.default_rng(0), p=0)
     assert np.array_equal(out, im) and not mask.any() and not np.shares_memory(out, im)
-    area = [np.mean([add_defects(im, np.random.default_rng(i), p=1, n=n, kinds='spot')[1].mean() for i in range(40)]) for n in (1,(4,6))]
-    assert area[1]>2.5*area[0]
+    def area(n):
+        return np.mean([add_defects(im, np.random.default_rng(i), p=1, n=n, kinds='spot')[1] for i in range(40)])
+    assert area((4,6))>2.5*area(1)
 
 def test_kinds_by_weight(monkeypatch):
     seen = []
@@ -156,12 +167,14 @@ def test_valid(c):
     for name,v in shapes.items():
         for i in range(25):
             im = crop(i, (64,96), c)
-            for valid in (v.astype(np.uint8), v.astype(np.float32)*1): out,mask = add_defects(im, np.random.default_rng(i), p=1, valid=valid)
+            for valid in (v.astype(np.uint8), v.astype(np.float32)):
+                out,mask = add_defects(im, np.random.default_rng(i), p=1, valid=valid)
             check(im, out, mask)
             assert not mask[~v].any() and np.array_equal(out[~v], im[~v])
             shown[name] += mask.any()
     assert min(shown.values())>=20, shown
-    for v in (np.zeros((64,96)), (y<12)&(x<12)): assert not add_defects(im, np.random.default_rng(0), p=1, valid=v)[1].any()
+    for v in (np.zeros((64,96)), (y<12)&(x<12)):
+        assert not add_defects(im, np.random.default_rng(0), p=1, valid=v)[1].any()
     same = [add_defects(im, np.random.default_rng(3), p=1, valid=v) for v in (None, np.ones((64,96)))]
     assert digest(same[0])==digest(same[1])
 
@@ -173,22 +186,35 @@ def test_what_fails_gives_way_to_another_kind():
     assert np.mean([add_defects(flat, np.random.default_rng(i), p=1, n=1)[1].any() for i in range(60)])>.9
 
 @pytest.mark.parametrize('kw,exc,says', [
-    (dict(kinds='crak'), KeyError, "unknown defect maker 'crak'"), (dict(kinds={'blendd':1}), KeyError, "Did you mean 'blend'"),
-    (dict(kinds={}), ValueError, 'weights'), (dict(kinds={'spot':0}), ValueError, 'weights'), (dict(kinds={'spot':float('nan')}), ValueError, 'weights'),
-    (dict(p=-.1), ValueError, 'got -0.1'), (dict(p=2), ValueError, 'got 2'), (dict(n=0), ValueError, 'at least 1'), (dict(n=(0,2)), ValueError, '(0, 2)'),
-    (dict(valid=np.ones((5,5))), ValueError, '(5, 5)'), (dict(other=np.zeros((96,96,3), np.float32)), ValueError, '(96, 96, 3)')])
+    (dict(kinds='crak'), KeyError, "unknown defect maker 'crak'"),
+    (dict(kinds={'blendd':1}), KeyError, "Did you mean 'blend'"),
+    (dict(kinds={}), ValueError, 'weights'),
+    (dict(kinds=[]), ValueError, 'weights'),
+    (dict(kinds={'spot':0}), ValueError, 'weights'),
+    (dict(kinds={'spot':float('nan')}), ValueError, 'weights'),
+    (dict(p=-.1), ValueError, 'got -0.1'),
+    (dict(p=2), ValueError, 'got 2'),
+    (dict(n=0), ValueError, 'at least 1'),
+    (dict(n=(0,2)), ValueError, '(0, 2)'),
+    (dict(valid=np.ones((5,5))), ValueError, '(5, 5)'),
+    (dict(other=np.zeros((96,96,3), np.float32)), ValueError, '(96, 96, 3)')],
+    ids=['misspelt','misspelt weight','no weights','no kinds','weight 0','weight nan','p below 0','p above 1','n 0',
+         'n from 0','valid of another size','other of another size'])
 def test_errors(kw, exc, says):
     with pytest.raises(exc) as e: add_defects(crop(0), np.random.default_rng(0), **{'p':1, **kw})
     assert says in str(e.value) and '\n' not in str(e.value)
 
-@pytest.mark.parametrize('bad', [crop(0)[...,0], crop(0)[None], crop(0).astype(np.float64), np.uint8(crop(0)*255), crop(0)+1, crop(0)-1, crop(0)*np.float32('nan'), crop(0)[:10], [[1.]]])
+WRONG = {'two axes': crop(0)[...,0], 'four axes': crop(0)[None], 'float64': crop(0).astype(np.float64),
+         'uint8': np.uint8(crop(0)*255), 'above 1': crop(0)+1, 'below 0': crop(0)-1, 'nan': crop(0)*np.float32('nan'),
+         'too small': crop(0)[:10], 'a list': [[1.]]}
+
+@pytest.mark.parametrize('bad', WRONG.values(), ids=WRONG)
 def test_wrong_images(bad):
     for f in (add_defects, *defect_makers.values()):
         with pytest.raises(ValueError, match=r'image must be'): f(bad, np.random.default_rng(0))
 
 def test_fast_enough():
-    "At least 500 images of 128 pixels in a second of processor time is what is promised; a quarter of that is a fault on any machine."
-    from time import process_time
+    "At least 500 images of 128 pixels in a second of processor time; a quarter of that is a fault on any machine."
     ims,rng = [crop(i, (128,128)) for i in range(20)],np.random.default_rng(0)
     add_defects(ims[0], rng)
     t = process_time()
