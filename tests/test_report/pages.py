@@ -3,10 +3,14 @@ from html.parser import HTMLParser
 
 import numpy as np, pandas as pd
 
-EVIL = '"\'><script>alert(1)</script><img src=x onerror=alert(1)>&amp; $x$ \udcff 裂纹'    # a name that would do harm if it were not escaped
-VOID = ('img','meta','input')                                                              # elements without an end tag
+# A name that would do harm if it were not escaped.
+EVIL = '"\'><script>alert(1)</script><img src=x onerror=alert(1)>&amp; $x$ \udcff 裂纹'
+VOID = ('img','meta','input') # elements without an end tag
 
-def own_scripts(name): return [('application/json',f'{name}-rows'), ('application/json',f'{name}-figures'), ('text/plain',f'{name}-plotly'), (None,None)]
+def own_scripts(name):
+    "Type and id of the scripts of a section."
+    data = [('application/json',f'{name}-{k}') for k in ('rows','figures')]
+    return [*data, ('text/plain',f'{name}-plotly'), (None,None)]
 
 class Page(HTMLParser):
     "Checks that tags nest, and collects what is on the page."
@@ -42,18 +46,19 @@ def scores(n=40, seed=0):
     rng = np.random.default_rng(seed)
     label = np.repeat([0,1], n//2)
     s = rng.normal(3,1,n)+3*label
-    return pd.DataFrame(dict(path=[f'/x/y/{i}.png' for i in range(n)], label=label, defect=np.where(label==0,'good','crack'), group='', split='test',
-                             score=s, p_value=rng.random(n), decision=(s>5).astype(int)))
+    t = pd.DataFrame({'path': [f'/x/y/{i}.png' for i in range(n)], 'label': label})
+    return t.assign(defect=np.where(label==0,'good','crack'), group='', split='test', score=s, p_value=rng.random(n), decision=(s>5).astype(int))
 
 def metrics(**kw):
     n = dict(test_good=20, test_defective=20, train=100, val=10, cal=30, cal_groups=12, skipped=0)
-    return {**dict(image_auroc=.97, image_ap=.95, pixel_auroc=None, false_alarm_rate=.05, detection_rate=.9, target_false_alarm_rate=.05, threshold=5.,
-                   size=[64,64], why={'pixel_auroc':'no masks'}, ci95={'image_auroc':[.9,.99]}, per_defect={'crack':{'image_auroc':.97,'n':20}},
-                   n=n, heat_max=8.), **kw}
+    return {**dict(image_auroc=.97, image_ap=.95, pixel_auroc=None, false_alarm_rate=.05, detection_rate=.9,
+                   target_false_alarm_rate=.05, threshold=5., size=[64,64], why={'pixel_auroc':'no masks'},
+                   ci95={'image_auroc':[.9,.99]}, per_defect={'crack':{'image_auroc':.97,'n':20}}, n=n,
+                   heat_max=8.), **kw}
 
 def example(sz=(32,48), c=1, seed=0, **kw):
     rng = np.random.default_rng(seed)
     mask = np.zeros(sz, np.uint8)
     mask[5:20,5:20] = 1
-    return {**dict(image=rng.random((*sz,c)), recon=rng.random((*sz,c)), amap=rng.random(sz)*8, mask=mask, path='/x/y/1.png', defect='crack', label=1,
-                   score=7., p_value=.01, decision=1), **kw}
+    return {**dict(image=rng.random((*sz,c)), recon=rng.random((*sz,c)), amap=rng.random(sz)*8, mask=mask,
+                   path='/x/y/1.png', defect='crack', label=1, score=7., p_value=.01, decision=1), **kw}

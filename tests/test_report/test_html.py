@@ -15,15 +15,20 @@ ASSETS = ('page.css','tools.js','live.js','dots.js')
 def test_text_is_escaped_unless_marked():
     assert tag('p', '<', Markup('<br>'), title='"')=='<p title="&#34;">&lt;<br></p>'
 
-@pytest.mark.parametrize('make', [lambda s: tag('p', s), lambda s: tag('img', alt=s), lambda s: table_tag(('a',s), [(s,s)]), lambda s: html_page(s, tag('b', s))],
-                         ids=['text','attribute','table','page'])
+MAKERS = {'text': lambda s: tag('p', s), 'attribute': lambda s: tag('img', alt=s),
+          'table': lambda s: table_tag(('a',s), [(s,s)]), 'page': lambda s: html_page(s, tag('b', s))}
+
+@pytest.mark.parametrize('make', MAKERS.values(), ids=MAKERS)
 def test_whatever_a_name_holds(make):
     "Read back, the name is what it was, and it made no element."
     o = Page(str(make(EVIL)))
     assert 'script' not in o.seen
     assert EVIL in o.text or EVIL in [v for _,at in o.attrs for v in at.values()]
 
-@pytest.mark.parametrize('value,want', [(np.float64('nan'), None), (np.float32(.5), .5), (np.int64(3), 3), (np.bool_(True), True), (float('inf'), None), ((1,'a'), [1,'a'])], ids=str)
+NUMBERS = {'nan': (np.float64('nan'), None), 'inf': (float('inf'), None), 'float32': (np.float32(.5), .5),
+           'int64': (np.int64(3), 3), 'bool': (np.bool_(True), True), 'tuple': ((1,'a'), [1,'a'])}
+
+@pytest.mark.parametrize('value,want', NUMBERS.values(), ids=NUMBERS)
 def test_json_of_numbers(value, want): assert json.loads(as_json({'x': value}))=={'x': want}
 
 def test_json_cannot_end_a_script():
@@ -54,7 +59,10 @@ def test_style_sheet():
     assert css.count('{')==css.count('}') and css in html_page('t')
     assert f'stroke: {contour_color};' in css
 
-@pytest.mark.parametrize('path,want', [('/a/b/c/d.png','b/c/d.png'), ('d.png','d.png'), ('C:\\a\\b\\c\\d.png','b/c/d.png'), (Path('c/d.png'),'c/d.png')], ids=str)
+PATHS = {'deep': ('/a/b/c/d.png','b/c/d.png'), 'file': ('d.png','d.png'), 'Windows': ('C:\\a\\b\\c\\d.png','b/c/d.png'),
+         'Path': (Path('c/d.png'),'c/d.png')}
+
+@pytest.mark.parametrize('path,want', PATHS.values(), ids=PATHS)
 def test_short_path(path, want): assert short_path(path)==want
 
 def test_cells_know_their_column():

@@ -16,11 +16,13 @@ def read(html, name): return json.loads(re.search(f'id="{name}">(.*?)</script>',
 
 def test_what_the_script_reads():
     t = scores()
-    thumbs = {i: get_thumbnail(example(seed=i)['image'], example()['amap'], 8., example()['mask']) for i in t.index[::2]}
+    e = example()
+    thumbs = {i: get_thumbnail(example(seed=i)['image'], e['amap'], 8., e['mask']) for i in t.index[::2]}
     html = live_section(t, 5., thumbs)
     check(html_page('t', html))
     rows,figs = read(html, 'live-rows'),read(html, 'live-figures')
-    assert rows['score']==t.score.tolist() and rows['label']==t.label.tolist() and rows['threshold']==5. and rows['p']==t.p_value.tolist()
+    assert rows['score']==t.score.tolist() and rows['label']==t.label.tolist() and rows['p']==t.p_value.tolist()
+    assert rows['threshold']==5.
     assert [o is not None for o in rows['picture']]==[i%2==0 for i in range(40)] and rows['path'][7]=='x/y/7.png'
     assert b64decode(rows['picture'][2].split(',')[1])==thumbs[2]
     assert set(figs)=={'scores','roc'} and figs['scores']['layout']['shapes'][0]['x0']==5.
@@ -36,7 +38,8 @@ def test_plotly_is_there_once():
 def test_scripts_find_their_elements(name):
     "Every id that a script names is on the page."
     t = scores()
-    html = live_section(t, 5.) if name=='live' else dots_section({'roc': plot_roc(t, 0)}, [['a']]*len(t), {}, 'T', 'how')
+    if name=='live': html = live_section(t, 5.)
+    else: html = dots_section({'roc': plot_roc(t, 0)}, [['a']]*len(t), {}, 'T', 'how')
     made = set(re.findall(r'id="([\w-]+)"', html))
     named = set(re.findall(rf"'({name}(?:-\w+)*)'", read_asset(f'{name}.js')))
     assert len(named)>=4 and named<=made
@@ -49,7 +52,9 @@ def test_strangers_cannot_end_a_script():
     assert evil in read(html, 'live-rows')['defect']
     assert '<' not in ''.join(read(html, 'live-figures')['scores']['layout']['yaxis']['ticktext'])
 
-@pytest.mark.parametrize('change', [dict(p_value=np.nan), dict(p_value=None), dict(group=1)], ids=['no p-values','none','one group'])
+CHANGES = {'no p-values': dict(p_value=np.nan), 'p-values None': dict(p_value=None), 'one group': dict(group=1)}
+
+@pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
 def test_what_a_table_may_lack(change):
     rows = read(live_section(scores().assign(**change), None), 'live-rows')
     assert rows['threshold']==scores().score[:20].max()                    # the highest good one

@@ -16,9 +16,9 @@ CFG = config_to_dict(Config())
 
 def report(tmp_path, interactive=True, **kw):
     history = pd.DataFrame(dict(epoch=[0,1], train_loss=[2,1.], valid_loss=[2,1.], lr=[1,2.]))
-    a = {**dict(config=CFG, metrics=metrics(), scores=scores(), history=history,
-                examples={'found':[example()], 'missed':[], 'false alarms':[], 'borderline':[]}, notes=['a note']), **kw}
-    p = write_report(tmp_path/'my run'/'report.html', RunReport(**a), interactive)
+    examples = {'found':[example()], 'missed':[], 'false alarms':[], 'borderline':[]}
+    a = dict(config=CFG, metrics=metrics(), scores=scores(), history=history, examples=examples, notes=['a note'])
+    p = write_report(tmp_path/'my run'/'report.html', RunReport(**{**a, **kw}), interactive)
     return p,p.read_text(encoding='utf-8')
 
 def test_order_and_content(tmp_path):
@@ -26,16 +26,20 @@ def test_order_and_content(tmp_path):
     o = check(page)
     assert p.name=='report.html' and [q.name for q in p.parent.iterdir()]==['report.html']
     assert re.findall('<h1>(.*?)</h1>', page)==['my run']
-    assert re.findall('<h2>(.*?)</h2>', page)==['Please note','Defects that were found','Metrics','Scores by class','Every possible threshold','Move the threshold','By defect class',
-        'Defects that were missed','False alarms: good images that were flagged','Training','Settings']
+    assert re.findall('<h2>(.*?)</h2>', page)==[
+        'Please note','Defects that were found','Metrics','Scores by class','Every possible threshold',
+        'Move the threshold','By defect class','Defects that were missed','False alarms: good images that were flagged',
+        'Training','Settings']
     assert '18 of 20 defective images are found, and 1 of 20 good images is flagged.' in o.text
-    assert 'Not available: no masks.' in o.text and '0.900 to 0.990' in o.text and 'a note' in o.text and 'cnn_ae' in o.text
-    assert 'Model cnn_ae · 64 × 64 pixels (height × width) · 100 images to train on · 30 for the threshold from 12 parts · 20 good and 20 defective ones to test' in o.text
+    for text in ('Not available: no masks.', '0.900 to 0.990', 'a note', 'cnn_ae'): assert text in o.text
+    assert ('Model cnn_ae · 64 × 64 pixels (height × width) · 100 images to train on · '
+            '30 for the threshold from 12 parts · 20 good and 20 defective ones to test') in o.text
     assert page.count('data:image/png;base64,')==4                     # scores, ROC, precision-recall, training
 
 def test_metrics_are_called_by_their_labels(tmp_path):
     o = check(report(tmp_path)[1])
-    for k in ('target_false_alarm_rate','image_auroc','pixel_f1_max','aupro_30'): assert metric_title(k) in o.text and METRICS[k].meaning in o.text
+    for k in ('target_false_alarm_rate','image_auroc','pixel_f1_max','aupro_30'):
+        assert metric_title(k) in o.text and METRICS[k].meaning in o.text
     assert '5 %' in o.text and 'Guaranteed false-alarm rate' in o.text
 
 @pytest.mark.filterwarnings('ignore:Glyph')
@@ -43,19 +47,26 @@ def test_hostile_names(tmp_path):
     e = example(defect=EVIL, path=EVIL)
     s = scores().assign(defect=lambda d: d.defect.replace('crack', EVIL), path=EVIL)
     m = metrics(per_defect={EVIL:{'image_auroc':.9,'n':20}}, why={'pixel_auroc':EVIL,'threshold':EVIL}, threshold=None)
-    _,page = report(tmp_path, config={'name':EVIL, EVIL:EVIL, 'model':EVIL}, metrics=m, scores=s, examples={'found':[e], EVIL:[e]}, notes=[EVIL])
-    o = check(page)
+    config = {'name':EVIL, EVIL:EVIL, 'model':EVIL}
+    o = check(report(tmp_path, config=config, metrics=m, scores=s, examples={'found':[e], EVIL:[e]}, notes=[EVIL])[1])
     assert '<script>alert(1)</script>' in o.text      # as text, in plain sight
 
+UNDECIDED = metrics(threshold=None, false_alarm_rate=None, detection_rate=None, heat_max=None)
+UNMASKED = [example(mask=None), example(mask=np.zeros((32,48))), example(amap=np.full((32,48), np.nan))]
 PARTS = {
-    'no examples': dict(examples={}), 'no example found': dict(examples={'found':[]}), 'no history': dict(history=None), 'empty history': dict(history=pd.DataFrame()),
-    'no notes': dict(notes=()), 'no metrics': dict(metrics={}), 'no settings': dict(config={}), 'only good': dict(scores=scores()[:20]), 'only defective': dict(scores=scores()[20:]),
-    'no rows': dict(scores=scores()[:0]), 'no table': dict(scores=pd.DataFrame()), 'no decisions': dict(scores=scores().assign(decision=None)),
-    'no p-values': dict(scores=scores().assign(p_value=np.nan)), 'metrics None': dict(metrics={k:None for k in metrics()}),
+    'no examples': dict(examples={}), 'no example found': dict(examples={'found':[]}),
+    'no history': dict(history=None), 'empty history': dict(history=pd.DataFrame()),
+    'no notes': dict(notes=()), 'no metrics': dict(metrics={}), 'no settings': dict(config={}),
+    'only good': dict(scores=scores()[:20]), 'only defective': dict(scores=scores()[20:]),
+    'no rows': dict(scores=scores()[:0]), 'no table': dict(scores=pd.DataFrame()),
+    'no decisions': dict(scores=scores().assign(decision=None)),
+    'no p-values': dict(scores=scores().assign(p_value=np.nan)),
+    'metrics None': dict(metrics={k:None for k in metrics()}),
     'metrics NaN': dict(metrics={k:np.nan if isinstance(v, float) else v for k,v in metrics().items()}),
-    'no threshold': dict(metrics=metrics(threshold=None, false_alarm_rate=None, detection_rate=None, heat_max=None), scores=scores().assign(decision=np.nan)),
-    'no masks': dict(examples={'found':[example(mask=None), example(mask=np.zeros((32,48))), example(amap=np.full((32,48), np.nan))]}),
-    'many channels': dict(examples={'missed':[example(c=3, decision=None, p_value=None), example(c=5, decision='good')]}),
+    'no threshold': dict(metrics=UNDECIDED, scores=scores().assign(decision=np.nan)),
+    'no masks': dict(examples={'found':UNMASKED}),
+    'three channels': dict(examples={'missed':[example(c=3, decision=None, p_value=None)]}),
+    'five channels': dict(examples={'missed':[example(c=5, decision='good')]}),
     'odd settings': dict(config={**CFG, 'size':(1,2), 'lr':np.float32(.5), 'p':Path('a')})}
 
 @pytest.mark.filterwarnings('error')
@@ -67,7 +78,8 @@ def test_stays_small(tmp_path):
     many = [example((700,900), 3, seed=i) for i in range(16)]      # noise, which no format compresses
     p,page = report(tmp_path, examples={'found':many[:8], 'missed':many[8:]})
     assert p.stat().st_size<5_000_000
-    p = report(tmp_path, examples={'found':many[:8], 'missed':many[8:]}, scores=scores(3000), thumbs={i: b'\xff'*4000 for i in range(3000)})[0]
+    thumbs = {i: b'\xff'*4000 for i in range(3000)}
+    p,page = report(tmp_path, examples={'found':many[:8], 'missed':many[8:]}, scores=scores(3000), thumbs=thumbs)
     assert 7_000_000<p.stat().st_size<10_000_000
     check(page)
 
@@ -88,16 +100,20 @@ def test_heat_maps_share_one_scale(tmp_path):
     assert len(uris)==2 and uris[0]!=uris[1]
 
 def test_verdict():
-    assert get_verdict(metrics(detection_rate=0., n={}))=='At a guaranteed false-alarm rate of 5 %, 0 % of defective images are found, and 5 % of good images are flagged.'
-    assert get_verdict(metrics(target_false_alarm_rate=None)).startswith('At the threshold in use, 18 of 20')
-    assert 'not known (no good images)' in get_verdict(metrics(false_alarm_rate=None, why={'false_alarm_rate':'no good images'}))
-    assert 'No image is flagged or passed (no groups)' in get_verdict(metrics(false_alarm_rate=None, detection_rate=None, why={'threshold':'no groups'}))
+    def verdict(**kw): return get_verdict(metrics(**kw))
+    assert verdict(detection_rate=0., n={})==(
+        'At a guaranteed false-alarm rate of 5 %, 0 % of defective images are found, and 5 % of good images are flagged.')
+    assert verdict(target_false_alarm_rate=None).startswith('At the threshold in use, 18 of 20')
+    assert 'not known (no good images)' in verdict(false_alarm_rate=None, why={'false_alarm_rate':'no good images'})
+    none = verdict(false_alarm_rate=None, detection_rate=None, why={'threshold':'no groups'})
+    assert 'No image is flagged or passed (no groups)' in none
 
 def test_warnings():
-    assert get_warnings(metrics())==[]                                        # a published split is not leaky by itself: the audit says so
+    assert get_warnings(metrics())==[]
     assert get_warnings(metrics(), ['leaks, see audit'])==['leaks, see audit']
-    assert 'More false alarms' in get_warnings(metrics(false_alarm_rate=.3, ci95={'false_alarm_rate':[.2,.4]}))[0]
-    assert get_warnings(metrics(false_alarm_rate=.06, ci95={'false_alarm_rate':[.01,.2]}))==[]          # chance explains as much
+    def observed(far, *ci): return get_warnings(metrics(false_alarm_rate=far, ci95={'false_alarm_rate':list(ci)}))
+    assert 'More false alarms' in observed(.3, .2, .4)[0]
+    assert observed(.06, .01, .2)==[]                                      # chance explains as much
     assert '3 images' in get_warnings(metrics(n={'skipped':3}))[0]
 
 def test_examples_lend_their_pictures(tmp_path):
@@ -114,8 +130,8 @@ def test_without_scripts_on_request(tmp_path):
     assert '<script' not in page and 'Move the threshold' not in page
 
 def test_missing_parts_are_named(tmp_path):
-    page = report(tmp_path, examples={'found': [example(recon=None), example(amap=None, mask=None)]}, scores=scores().drop(columns=['group','p_value']))[1]
-    o = check(page)
+    poor = {'found': [example(recon=None), example(amap=None, mask=None)]}
+    o = check(report(tmp_path, examples=poor, scores=scores().drop(columns=['group','p_value']))[1])
     assert 'no reconstruction' in o.text and 'no anomaly map' in o.text and 'No curve of the pixels' in o.text
 
 def test_pro_curve_is_shown(tmp_path):

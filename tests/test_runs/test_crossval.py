@@ -59,8 +59,9 @@ def test_mean_over_folds_does_not_pool(tmp_path):
     rng,n = np.random.default_rng(0),40
     label = (np.arange(n)%4==0).astype(int)
     def scores(f):
-        t = pd.DataFrame({'path':[f'{f}{i}' for i in range(n)], 'group':[f'{f}{i//2}' for i in range(n)], 'label':label})
-        return t.assign(variant='a', split='grouped', fold=f, seed=0, defect=np.where(label, 'x', 'good'), score=rng.normal(size=n)+label)
+        t = pd.DataFrame({'variant':'a', 'split':'grouped', 'fold':f, 'seed':0, 'path':[f'{f}{i}' for i in range(n)]})
+        defect,group = np.where(label, 'x', 'good'),[f'{f}{i//2}' for i in range(n)]
+        return t.assign(group=group, label=label, defect=defect, score=rng.normal(size=n)+label)
     s = pd.concat([scores(f) for f in (0,1)])
     out = []
     for shift in (0,100):
@@ -85,7 +86,8 @@ def test_unseen(rng):
     assert abs(unseen_auroc(a, b)-roc_auc_score(np.r_[np.zeros(300), np.ones(200)], np.r_[a, b])) < 1e-9
     assert unseen_auroc([], b) is None
 
-BAD = {'folder': ({'data':'nowhere'}, FileNotFoundError), 'layout': ({'layout':'mtdd'}, KeyError), 'split': ({'splits':('grupped',)}, KeyError)}
+BAD = {'folder': ({'data':'nowhere'}, FileNotFoundError), 'layout': ({'layout':'mtdd'}, KeyError),
+       'split': ({'splits':('grupped',)}, KeyError)}
 
 @pytest.mark.parametrize('kw2,error', BAD.values(), ids=BAD)
 def test_bad_input(kw, kw2, error):
