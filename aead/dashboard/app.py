@@ -26,7 +26,7 @@ panels = OverviewPanel,ExplorerPanel,ThresholdPanel,DistributionPanel,ComparePan
 class Dashboard:
     "All panels on one or several runs: `widget` to show, `state` to set, `panels` to read."
     def __init__(self,
-        config=None, # run folder or list of them; or, where `results` is given, its settings: `Config`, a dict as in `config.yaml`, or None
+        config=None, # run folder or list of them; with `results`: their settings, `Config` or dict as in `config.yaml`
         results=None # `{name: table of scores}`, or one table; None: `config` names the runs
     ):
         self.views = open_views(config, results)
@@ -48,7 +48,7 @@ class Dashboard:
         from IPython.display import display
         display(self.widget)
 
-# %% ../../nbs/96_dashboard.app.ipynb #30c4a309
+# %% ../../nbs/96_dashboard.app.ipynb #eccd1d85
 @patch
 def _top(self:Dashboard):
     "The line above the tabs: the choice of runs, and the image that is open."
@@ -77,7 +77,7 @@ def _follow(self:Dashboard, _):
     i,v = self.state.image,self.views[self.state.run]
     self.image.value = tag('span', f'\u2002{v.name(i)} is open in the explorer') if 0 <= i < len(v.images) else ''
 
-# %% ../../nbs/96_dashboard.app.ipynb #12aa7764
+# %% ../../nbs/96_dashboard.app.ipynb #0c00f9a0
 @patch
 def switch(self:Dashboard,
     run:str # name of a run
@@ -92,7 +92,7 @@ def switch(self:Dashboard,
 @patch
 def _chosen(self:Dashboard, change): self.switch(change['new'])
 
-# %% ../../nbs/96_dashboard.app.ipynb #02cbbf38
+# %% ../../nbs/96_dashboard.app.ipynb #318132d7
 @patch
 def add(self:Dashboard,
     folder # of a run
@@ -113,7 +113,7 @@ def _free_name(self:Dashboard, folder):
     while name in self.views and self.views[name].folder!=folder: name += '*'
     return name
 
-# %% ../../nbs/96_dashboard.app.ipynb #04bcdbe3
+# %% ../../nbs/96_dashboard.app.ipynb #9513c826
 def create_dashboard(
     config=None, # as in `Dashboard`
     results=None # as in `Dashboard`

@@ -24,7 +24,7 @@ def to_png(
         Image.fromarray(rgb).save(f, format='PNG', compress_level=1)
         return f.getvalue()
 
-# %% ../../nbs/90_dashboard.base.ipynb #23f4aaef
+# %% ../../nbs/90_dashboard.base.ipynb #9df63a17
 def as_text(
     v # a number, a word, or `Markup`, which stays as it is; None or NaN: missing
 )->Markup: # HTML
@@ -33,7 +33,7 @@ def as_text(
     if not isinstance(v, (float,np.floating)): return escape(v)
     return Markup('–' if np.isnan(v) else f'{v:.3f}')
 
-# %% ../../nbs/90_dashboard.base.ipynb #ca1bbbf7
+# %% ../../nbs/90_dashboard.base.ipynb #3464fee2
 def _cell(kind, v):
     text = as_text(v)
     wrap = 'white-space:nowrap' if len(text)<40 else ''
@@ -48,7 +48,7 @@ def html_table(
     lines += [tag('tr', *[_cell('td', o) for o in r]) for r in rows]
     return tag('table', *lines, style='line-height:1.5')
 
-# %% ../../nbs/90_dashboard.base.ipynb #32490491
+# %% ../../nbs/90_dashboard.base.ipynb #ef379883
 def field(
     kind, # class of a widget with a `description`, such as `ipywidgets.Dropdown`
     name:str, # label in front of it
@@ -60,7 +60,7 @@ def field(
     layout,style = w.Layout(width=f'{width}px'),{'description_width': f'{label}px'}
     return kind(description=name, layout=layout, style=style, **traits)
 
-# %% ../../nbs/90_dashboard.base.ipynb #95a53c1d
+# %% ../../nbs/90_dashboard.base.ipynb #e5304f2a
 def _figure_widget(fig):
     "`fig` as a widget that registers with the browser after it has its data."
     import plotly.graph_objects as go
@@ -74,7 +74,7 @@ def _figure_widget(fig):
     out.open()
     return out
 
-# %% ../../nbs/90_dashboard.base.ipynb #da8463c4
+# %% ../../nbs/90_dashboard.base.ipynb #3aeb6ed3
 class Chart:
     "A place for a plotly figure on the page."
     def __init__(self,
@@ -116,7 +116,7 @@ class State(traitlets.HasTraits):
     image = traitlets.Int(-1)               # row of the run's images; -1: none
     threshold = traitlets.Float(None, allow_none=True)
 
-# %% ../../nbs/90_dashboard.base.ipynb #6d3e11a2
+# %% ../../nbs/90_dashboard.base.ipynb #0a7421fe
 class Panel:
     "A part of the dashboard: `widget` to show, `state` and `views` to read, and `trouble`, a place for errors."
     title,watches = '',['run','threshold']
@@ -146,7 +146,7 @@ class Panel:
         "Fills the widgets from `state` and `view`."
         raise NotImplementedError
 
-# %% ../../nbs/90_dashboard.base.ipynb #858499ba
+# %% ../../nbs/90_dashboard.base.ipynb #95b012eb
 def _describe_error(e):
     text = e.args[0] if isinstance(e, KeyError) and e.args else e
     return str(text) if isinstance(e, (ValueError,KeyError,FileNotFoundError)) else f'{type(e).__name__}: {text}'
@@ -169,7 +169,19 @@ def listen(self:Panel,
     "Runs `f` whenever one of the widgets changes."
     for o in widgets: o.observe(lambda _: self.attempt(f), 'value')
 
-# %% ../../nbs/90_dashboard.base.ipynb #6c4de860
+@patch
+def button(self:Panel,
+    name:str, # on the button
+    width:int, # pixels
+    f, # function
+    *args # its arguments
+)->w.Button: # the button
+    "A button that runs `f`."
+    b = w.Button(description=name, layout=w.Layout(width=f'{width}px'))
+    b.on_click(lambda _: self.attempt(f, *args))
+    return b
+
+# %% ../../nbs/90_dashboard.base.ipynb #f31ae80f
 @patch
 def refresh(self:Panel):
     "Brings the panel up to date, or marks it `stale` while it is hidden."
@@ -213,7 +225,7 @@ class Gallery:
         grid = w.Layout(grid_template_columns=f'repeat({columns}, {side+14}px)', grid_gap='4px 2px')
         self.widget = w.GridBox(self.cells, layout=grid)
 
-# %% ../../nbs/90_dashboard.base.ipynb #574f240f
+# %% ../../nbs/90_dashboard.base.ipynb #1b46745b
 @patch
 def fill(self:Gallery,
     view, # what has `thumbnail` and `name`: a `RunView`

@@ -17,7 +17,7 @@ from ..report.html import tag
 from .base import as_text, Chart, field, Gallery, html_table, Panel
 from .run_view import RunView
 
-# %% ../../nbs/93_dashboard.compare.ipynb #79763892
+# %% ../../nbs/93_dashboard.compare.ipynb #497bc412
 def table_to_compare(
     view:RunView # a run
 )->pd.DataFrame: # a row per test image: `path label defect group score decision`, with the rows of the run as index
@@ -26,7 +26,7 @@ def table_to_compare(
     decision = np.nan if thr is None else (t.score>thr).astype(float)
     return t.assign(path=[view.name(i) for i in t.index], decision=decision)
 
-# %% ../../nbs/93_dashboard.compare.ipynb #dbe4d9cf
+# %% ../../nbs/93_dashboard.compare.ipynb #f7d73ff6
 def _interval(low, high, why):
     return why if low is None or pd.isna(low) else f'{as_text(low)} to {as_text(high)}'
 
@@ -36,11 +36,13 @@ def ranking_table(
 )->Markup: # HTML
     "Runs by image AUROC, with intervals, and which differences are significant."
     rows = compare_models(tables, n=n)
-    cells = [(r['rank'], r['model'], r['value'], _interval(r['low'], r['high'], r['why']), ', '.join(r['better_than']) or None) for r in rows]
+    def cells(r):
+        better = ', '.join(r['better_than']) or None
+        return r['rank'],r['model'],r['value'],_interval(r['low'], r['high'], r['why']),better
     head = ['rank', 'run', METRICS['image_auroc'].label, '95 % interval', 'better than']
-    return html_table(cells, head) + tag('p', f"{rows[0]['images']} images in common")
+    return html_table(map(cells, rows), head) + tag('p', f"{rows[0]['images']} images in common")
 
-# %% ../../nbs/93_dashboard.compare.ipynb #21334796
+# %% ../../nbs/93_dashboard.compare.ipynb #a6845d97
 def difference_table(
     tables:dict, # tables of scores by name of the run
     n:int=300, # draws of each interval
@@ -49,9 +51,11 @@ def difference_table(
     "Paired differences of the image AUROC."
     d = get_differences(dict(list(tables.items())[:most]), n=n)
     if d.empty: return Markup('')
-    rows = [(f'{r.better} less {r.worse}', r.difference, _interval(r.low, r.high, 'no interval'), r.p_value, r.method) for r in d.itertuples()]
+    def cells(r):
+        interval = _interval(r.low, r.high, 'no interval')
+        return f'{r.better} less {r.worse}',r.difference,interval,r.p_value,r.method
     title = tag('p', tag('b', f"Paired differences of the {METRICS['image_auroc'].label}"))
-    return title + html_table(rows, ['','difference','95 % interval','p-value','test'])
+    return title + html_table(map(cells, d.itertuples()), ['','difference','95 % interval','p-value','test'])
 
 # %% ../../nbs/93_dashboard.compare.ipynb #53bceb27
 class ComparePanel(Panel):
@@ -86,7 +90,7 @@ class ComparePanel(Panel):
             self.state.threshold = thr
             self.state.image = i
 
-# %% ../../nbs/93_dashboard.compare.ipynb #40dfa02c
+# %% ../../nbs/93_dashboard.compare.ipynb #6d5ce797
 @patch
 def tables(self:ComparePanel)->dict: # tables of scores by name of the run: `path label defect group score decision`
     "The test images of each run that was chosen."
@@ -130,5 +134,5 @@ def _disagree(self:ComparePanel, t):
         gallery.fill(self.views[k], rank, rank.get)
 
 def _describe_disagreement(n):
-    if n: return f'the decisions differ on {n} images, each run at its own threshold; those whose ranks are farthest apart:'
+    if n: return f'the decisions differ on {n} images, each run at its own threshold. Ranks are farthest apart on:'
     return 'the decisions do not differ. The ranks (share of images that score lower) are farthest apart on:'

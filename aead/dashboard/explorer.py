@@ -40,7 +40,7 @@ class ExplorerPanel(Panel):
 
     def _open(self, view, i): self.state.image = i
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #16eeee67
+# %% ../../nbs/94_dashboard.explorer.ipynb #299b163a
 @patch
 def _chart_widgets(self:ExplorerPanel):
     self.chart_kind = w.ToggleButtons(options=list(charts), value='histogram', style={'button_width': '90px'})
@@ -57,7 +57,8 @@ def _gallery_widgets(self:ExplorerPanel):
     self.page = field(w.BoundedIntText, 'page', 110, 40, value=1, min=1, max=1)
     self.count,self.gallery = w.HTML(),Gallery(self.n, 6, self._open, 70)
     self.listen(self._fill_gallery, self.kind, self.split, self.outcome, self.scores, self.page)
-    return w.HBox([self.kind, self.split, self.outcome]),w.HBox([self.scores, self.page, self.count]),self.gallery.widget
+    filters = w.HBox([self.kind, self.split, self.outcome])
+    return filters,w.HBox([self.scores, self.page, self.count]),self.gallery.widget
 
 @patch
 def _image_widgets(self:ExplorerPanel):
@@ -65,14 +66,16 @@ def _image_widgets(self:ExplorerPanel):
     self.what = field(w.Dropdown, 'view', 278, 55, options=pictures)
     self.opacity = field(w.FloatSlider, 'opacity', 278, 55, value=.5, min=0, max=1, step=.05)
     self.outline = w.Checkbox(True, description='outline of the true defect', indent=False, layout=wide)
-    self.big = w.Image(format='png', layout=w.Layout(width='278px', height='auto', object_fit='contain', display='none'))
+    fit = w.Layout(width='278px', height='auto', object_fit='contain', display='none')
+    self.big = w.Image(format='png', layout=fit)
     self.caption = w.HTML(layout=wide)
     self.listen(self.draw, self.what, self.opacity, self.outline)
     self.big.add_class('aead-picture')
     self.caption.add_class('aead-caption')
-    return w.VBox([self.what, self.opacity, self.outline, self.big, self.caption], layout=w.Layout(flex='0 0 284px', margin='0 0 0 6px'))
+    place = w.Layout(flex='0 0 284px', margin='0 0 0 6px')
+    return w.VBox([self.what, self.opacity, self.outline, self.big, self.caption], layout=place)
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #1cc0caa8
+# %% ../../nbs/94_dashboard.explorer.ipynb #ea985c0e
 @patch
 def _new_run(self:ExplorerPanel):
     "Filters and slider of the run that is shown."
@@ -122,7 +125,7 @@ def _mark_open(self:ExplorerPanel):
     if list(ring.x)==x and list(ring.y)==y: return
     with self.chart.batch_update(): ring.x,ring.y = x,y
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #4496fabb
+# %% ../../nbs/94_dashboard.explorer.ipynb #9ddb2b15
 @patch
 def clicked(self:ExplorerPanel,
     trace, # of the chart
@@ -178,7 +181,7 @@ def _label(self:ExplorerPanel, i):
     r = self.view.images.loc[i]
     return f'{r.defect} {r.score:.3g}' if pd.notna(r.score) else str(r.defect)
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #098e51cf
+# %% ../../nbs/94_dashboard.explorer.ipynb #9e81cd89
 @patch
 def draw(self:ExplorerPanel):
     "The image that is open, in the view that was chosen."
@@ -204,7 +207,8 @@ def _describe(self:ExplorerPanel, i):
     "The caption of an image: class, outcome, score, name, scale of the colours."
     r,v,what = self.view.images.loc[i],self.view,self.what.value
     lines = [Markup('<b>{}</b>, {}').format(r.defect, self.outcome_of(i))]
-    if pd.notna(r.score): lines.append(f'score {r.score:.4g}' + ('' if pd.isna(r.p_value) else f', p-value {r.p_value:.3f}'))
+    p = '' if pd.isna(r.p_value) else f', p-value {r.p_value:.3f}'
+    if pd.notna(r.score): lines.append(f'score {r.score:.4g}{p}')
     lines.append(f'{r.split or "in no split"}: {v.name(i)}')
     if what in ('heat map','anomaly map') and v.heat_max:
         lines.append(f'last colour at {v.heat_max:.3g} spreads of good images, for all images of the run')

@@ -20,7 +20,7 @@ from ..report.html import tag
 from .base import Chart, field, Gallery, html_table, Panel
 from .run_view import RunView, spread_out
 
-# %% ../../nbs/92_dashboard.results.ipynb #18579a41
+# %% ../../nbs/92_dashboard.results.ipynb #1cba495d
 # Metrics of the overview, in order.
 overview_metrics = ('image_auroc', 'image_ap', 'image_f1_max', 'pixel_auroc', 'pixel_ap', 'aupro_30',
                     'false_alarm_rate', 'detection_rate')
@@ -51,7 +51,7 @@ class OverviewPanel(Panel):
         parts = [*self._metrics(), *self._leaks()] if self.view.metrics else [none]
         self.text.value = ''.join([self._counts(), *parts, *self._missing()])
 
-# %% ../../nbs/92_dashboard.results.ipynb #abee64e6
+# %% ../../nbs/92_dashboard.results.ipynb #7bb0b044
 @patch
 def _counts(self:OverviewPanel):
     "Model, split, and number of test images."
@@ -64,10 +64,11 @@ def _counts(self:OverviewPanel):
 @patch
 def _metrics(self:OverviewPanel):
     m = self.view.metrics
-    per = [(k, o['image_auroc'], f"{o['n']} images") for k,o in m.get('per_defect', {}).items() if o['image_auroc'] is not None]
+    known = {k: o for k,o in m.get('per_defect', {}).items() if o['image_auroc'] is not None}
     yield html_table([metric_row(m, k) for k in overview_metrics], ['', 'metric', '95 % interval', ''])
-    if per: yield tag('p', tag('b', f"{METRICS['image_auroc'].label} by class of defects"))
-    if per: yield html_table(per)
+    if known:
+        yield tag('p', tag('b', f"{METRICS['image_auroc'].label} by class of defects"))
+        yield html_table([(k, o['image_auroc'], f"{o['n']} images") for k,o in known.items()])
 
 @patch
 def _leaks(self:OverviewPanel):
@@ -82,7 +83,7 @@ def _missing(self:OverviewPanel):
         yield tag('p', tag('b', 'What this run cannot show'))
         yield html_table([[o] for o in lacks])
 
-# %% ../../nbs/92_dashboard.results.ipynb #bd611345
+# %% ../../nbs/92_dashboard.results.ipynb #ec210d4b
 def count_outcomes(
     table:pd.DataFrame, # a row per image: `label score`
     threshold:float # scores above it are flagged
@@ -104,7 +105,7 @@ def outcome_table(
             ('', '', '', METRICS['precision'].label, _rate(n['found'], n['found']+n['false alarm']))]
     return html_table(rows, ['','accepted','rejected','',''])
 
-# %% ../../nbs/92_dashboard.results.ipynb #95083e5f
+# %% ../../nbs/92_dashboard.results.ipynb #41bb4c6d
 def plot_rates(
     table:pd.DataFrame, # a row per image: `label score`
     threshold:float|None=None, # a line that marks it; None: hidden
@@ -113,13 +114,18 @@ def plot_rates(
 ): # a plotly figure, whose first shape is the line
     "False-alarm rate and detection rate at every threshold."
     at = np.r_[table.score.min(), np.unique(table.score)]
-    line = dict(type='line', yref='paper', y0=0, y1=1, x0=threshold or 0, x1=threshold or 0, line_dash='dash', visible=threshold is not None)
-    fig = make_figure(width, height, xaxis_title='threshold', yaxis=dict(title='share', range=[-.02,1.02]), shapes=[line])
+    axis = dict(title='share', range=[-.02,1.02])
+    fig = make_figure(width, height, xaxis_title='threshold', yaxis=axis, shapes=[_threshold_line(threshold)])
     for y,name,color,dash in ((0,'false alarms',colors[0],'solid'),(1,'defects found',colors[1],'dash')):
         s = np.sort(table.score[table.label==y])
         above = 1-np.searchsorted(s, at, 'right')/max(1, len(s))
-        if len(s): fig.add_scatter(x=at, y=above, name=name, mode='lines', line=dict(color=color, shape='hv', dash=dash))
+        style = dict(color=color, shape='hv', dash=dash)
+        if len(s): fig.add_scatter(x=at, y=above, name=name, mode='lines', line=style)
     return fig
+
+def _threshold_line(threshold):
+    x = threshold or 0
+    return dict(type='line', yref='paper', y0=0, y1=1, x0=x, x1=x, line_dash='dash', visible=threshold is not None)
 
 # %% ../../nbs/92_dashboard.results.ipynb #15a3c743
 class ThresholdPanel(Panel):
@@ -139,10 +145,9 @@ class ThresholdPanel(Panel):
         "Widgets of the costs, and the buttons beside them."
         costs = ('a miss costs', 100), ('an alarm costs', 1), ('share defective', .01)
         self.miss,self.alarm,self.share = (field(w.FloatText, k, 170, 95, value=v) for k,v in costs)
-        self.best,self.own = (w.Button(description=o, layout=w.Layout(width='130px')) for o in ('lowest cost','the run’s own'))
+        self.best = self.button('lowest cost', 130, self._cheapest)
+        self.own = self.button('the run’s own', 130, self._reset)
         self.listen(self._cheapest, self.miss, self.alarm, self.share)
-        self.best.on_click(lambda _: self.attempt(self._cheapest))
-        self.own.on_click(lambda _: self._set(self.view.threshold))
         return w.HBox([self.miss, self.alarm, self.share, self.best, self.own], layout=w.Layout(flex_flow='row wrap'))
 
     def update(self):
@@ -153,7 +158,7 @@ class ThresholdPanel(Panel):
         if thr is None: self._say_none()
         else: self._say(thr)
 
-# %% ../../nbs/92_dashboard.results.ipynb #4c9f98b2
+# %% ../../nbs/92_dashboard.results.ipynb #303a5436
 @patch
 def _moved(self:ThresholdPanel, change):
     if not self.moving: self._set(change['new'])
@@ -162,13 +167,16 @@ def _moved(self:ThresholdPanel, change):
 def _set(self:ThresholdPanel, thr): self.state.threshold = thr
 
 @patch
+def _reset(self:ThresholdPanel): self._set(self.view.threshold)
+
+@patch
 def _open(self:ThresholdPanel, view, i): self.state.image = i
 
 @patch
 def _cheapest(self:ThresholdPanel):
     t = self.view.table
     best = cost_thresholds(t, self.miss.value, self.alarm.value, self.share.value)['reject']
-    self._set(max(best, float(t.score.min())-1e-6))             # -inf, where all are rejected, is no place on the slider
+    self._set(max(best, float(t.score.min())-1e-6))             # -inf, which rejects all, is not on the slider
 
 # %% ../../nbs/92_dashboard.results.ipynb #03f9b759
 @patch
@@ -192,7 +200,7 @@ def _range(self:ThresholdPanel):
     self.slider.value,self.slider.step = hi,(hi-lo)/500
     self.slider.min,self.slider.max = lo,hi
 
-# %% ../../nbs/92_dashboard.results.ipynb #adefcade
+# %% ../../nbs/92_dashboard.results.ipynb #4ff0ae0d
 @patch
 def _say(self:ThresholdPanel, thr):
     n = count_outcomes(self.view.table, thr)
@@ -243,7 +251,7 @@ def map_values(
         out.setdefault('inside defects', []).append(m[bad])
     return {k: np.concatenate(v) for k,v in out.items()}
 
-# %% ../../nbs/92_dashboard.results.ipynb #535eb8a8
+# %% ../../nbs/92_dashboard.results.ipynb #ed889ca7
 def _map_edges(values): return np.linspace(*np.quantile(np.concatenate(list(values.values())), [.001,.999]), 61)
 
 def plot_map_values(
@@ -257,10 +265,11 @@ def plot_map_values(
     fig = make_figure(width, height, xaxis_title='map value, in spreads of good images', yaxis=axis)
     for (k,v),color,dash in zip(values.items(), (colors[0],colors[2],colors[1]), ('solid','dot','dash')):
         share = np.histogram(v, edges)[0]/len(v)
-        fig.add_scatter(x=(edges[:-1]+edges[1:])/2, y=np.where(share>0, share, np.nan), name=k, mode='lines', line=dict(color=color, dash=dash))
+        share[share==0] = np.nan                                # no place on a logarithmic axis
+        fig.add_scatter(x=(edges[:-1]+edges[1:])/2, y=share, name=k, mode='lines', line=dict(color=color, dash=dash))
     return fig
 
-# %% ../../nbs/92_dashboard.results.ipynb #95e2d32e
+# %% ../../nbs/92_dashboard.results.ipynb #b57659fe
 def plot_p_values(
     p:np.ndarray, # `n` p-values of good images
     width:int=400, # pixels
@@ -281,7 +290,7 @@ def p_value_table(
     rows = [(f'{a:.0%}', o.mean(), int(o.sum())) for a,o in low.items()]
     return html_table(rows, ['guaranteed, at most','found','images'])
 
-# %% ../../nbs/92_dashboard.results.ipynb #29242057
+# %% ../../nbs/92_dashboard.results.ipynb #4e1f5770
 def summary_table(
     groups:dict # values by name, `n` each; empty ones are left out
 )->Markup: # HTML
@@ -328,7 +337,7 @@ def _describe_fit(d):
         best = d['fit'].iloc[0]
         yield f'The good scores are nearest to a {best.distribution} distribution (distance {best.distance:.3f}).'
 
-# %% ../../nbs/92_dashboard.results.ipynb #cca50212
+# %% ../../nbs/92_dashboard.results.ipynb #f7877880
 @patch
 def _maps(self:DistributionPanel, values):
     self.values.show(plot_map_values(values) if values else None)

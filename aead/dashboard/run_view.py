@@ -23,7 +23,7 @@ from ..viz.images import overlay, paint_contour, to_rgb
 from ..runs.folder import RunFolder
 from .base import State, to_png
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #d03eb395
+# %% ../../nbs/91_dashboard.run_view.ipynb #8960a253
 def _fill_columns(table):
     "The table with every column that the panels read, and the names of those that were not there."
     lack = [c for c in ('path','label','score') if c not in table]
@@ -77,7 +77,7 @@ class RunView:
         path = self.images.path[i]
         return relative_path(path, self.root) if self.root else str(path)
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #0e5abf50
+# %% ../../nbs/91_dashboard.run_view.ipynb #8a2a84e9
 @patch(cls_method=True)
 def load(cls:RunView,
     folder # run folder
@@ -103,7 +103,7 @@ def map_file(self:RunView,
     "The file of an image's anomaly map."
     return self.files and self.files.map_file(self.images.amap[i])
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #c5562590
+# %% ../../nbs/91_dashboard.run_view.ipynb #e04c3738
 @patch
 def missing(self:RunView)->list: # sentences; empty: nothing is missing
     "What the run cannot show, and why."
@@ -129,7 +129,7 @@ def _missing_columns(self:RunView):
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #3c220b21
 Seen = namedtuple('Seen', 'x xr maps')
-Seen.__doc__ = """What the model makes of an image: `1 c h w` the image and its reconstruction, both in the model's space,
+Seen.__doc__ = """What the model makes of an image: the image and its reconstruction, `1 c h w` in the model's space,
 and the model's own maps by name, `1 h w`."""
 
 @patch(as_prop=True)
@@ -141,7 +141,7 @@ def detector(self:RunView): # a `Detector`
         self._detector = self.files.get_detector()
     return self._detector
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #43467fcb
+# %% ../../nbs/91_dashboard.run_view.ipynb #2758195d
 @patch
 def see(self:RunView,
     i:int # row
@@ -182,7 +182,7 @@ def _map(self:RunView, seen, k):
     if not hasattr(model, 'attention_rollout'): raise ValueError(f'{model.name} has no attention to show; vit_ae has')
     return model.attention_rollout(seen.x)
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #ff6439a9
+# %% ../../nbs/91_dashboard.run_view.ipynb #bd0db2a9
 @patch
 def amap(self:RunView,
     i:int # row
@@ -192,7 +192,7 @@ def amap(self:RunView,
     if not self.has_model: raise FileNotFoundError('this run has no anomaly map of the image, and no model to make one')
     return next(self.detector.scan(self.images.iloc[[i]].reset_index(drop=True))).amap[0]
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #036fd2df
+# %% ../../nbs/91_dashboard.run_view.ipynb #8392d4e2
 def spread_out(
     rows, # any sequence, such as an index
     n:int # how many to take, at most
@@ -231,8 +231,9 @@ def read_shown(
     if k>=1: return img,m
     return resize_image(img, m, (max(1, round(k*h)), max(1, round(k*w))))[:2]
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #40669372
-pictures = 'heat map','image','anomaly map','reconstruction','attention' # and `error: l1`, `error: ssim`, … for each error map
+# %% ../../nbs/91_dashboard.run_view.ipynb #6875ecdf
+# Views of every run; there is also one for each error map, such as `error: l1`.
+pictures = 'heat map','image','anomaly map','reconstruction','attention'
 
 @patch
 def views(self:RunView)->list: # names for `picture`
@@ -257,12 +258,14 @@ def picture(self:RunView,
 @patch
 def _read(self:RunView, i, side): return read_shown(self.images.path[i], self.images['mask'][i], side)
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #dde7e30c
+# %% ../../nbs/91_dashboard.run_view.ipynb #19b49b1f
 @patch
 def _paint(self:RunView, i, what, opacity, img):
     "A view without outline, as large as `img`."
     if what=='image': return to_rgb(img)
-    if what=='reconstruction': return to_rgb(np.stack([self._fit(o, img) for o in self.see(i).xr[0].float().cpu().numpy()], -1))
+    if what=='reconstruction':
+        xr = self.see(i).xr[0].float().cpu().numpy()
+        return to_rgb(np.stack([self._fit(o, img) for o in xr], -1))
     m,ends = self._scaled_map(i, what)
     if what=='anomaly map': return overlay(np.zeros_like(img), self._fit(m, img), *ends, 1.)
     return overlay(img, self._fit(m, img), *ends, opacity)
@@ -280,7 +283,7 @@ def _scaled_map(self:RunView, i, what):
     k = what.removeprefix('error: ')
     return self.error_map(i, k),self.scale(k)
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #9cde7897
+# %% ../../nbs/91_dashboard.run_view.ipynb #f6d38776
 @patch
 def thumbnail(self:RunView,
     i:int, # row
@@ -297,7 +300,7 @@ def _small(self:RunView, i, side):
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #fd3fbad5
 def open_views(
-    config=None, # run folder or list of them; or, where `results` is given, its settings: `Config`, a dict as in `config.yaml`, or None
+    config=None, # run folder or list of them; with `results`: their settings, `Config` or a dict as in `config.yaml`
     results=None # `{name: table of scores}`, or one table; None: `config` names the runs
 )->dict: # `RunView` by name
     "The runs that panels are to show."
@@ -310,7 +313,7 @@ def open_views(
     names = [Path(f).resolve().name for f in folders]
     return {n if names.count(n)==1 else str(f): RunView.load(f) for n,f in zip(names, folders)}
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #25b1cc44
+# %% ../../nbs/91_dashboard.run_view.ipynb #6dc175fa
 def open_panel(
     panel, # class of a panel
     config=None, # as in `open_views`

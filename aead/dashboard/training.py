@@ -21,7 +21,7 @@ from ..models.zoo import model_registry
 from ..viz.images import to_rgb
 from ..viz.curves import colors, make_figure
 from ..report.html import tag
-from .base import as_text, Chart, field, Gallery, html_table, Panel, to_png
+from .base import as_text, Chart, field, Gallery, html_table, Panel, State, to_png
 
 # %% ../../nbs/95_dashboard.training.ipynb #f8f03fa2
 def count_images(
@@ -35,7 +35,9 @@ def count_images(
         return int((t.label==0).sum()),*(int(of.get(k, 0)) for k in bad),len(t),t.group.nunique()
     return [(s, *row(t)) for s,t in [*splits, ('all', df)]]
 
-# %% ../../nbs/95_dashboard.training.ipynb #7bbaabd7
+# %% ../../nbs/95_dashboard.training.ipynb #3782d610
+_no_catalog = 'these results come without the catalog of the training images'
+
 class DataPanel(Panel):
     "The catalog, the audit for leaks, and synthetic defects with their settings."
     title,watches = 'Data',['run']
@@ -63,14 +65,13 @@ class DataPanel(Panel):
         yield tag('b', 'Images')
         yield html_table(count_images(t), ['split','good',*bad,'all','groups'])
         if not (t.split=='train').any():
-            yield tag('p', 'Only the images that were scored are counted: these results come without the catalog of the training images.')
+            yield tag('p', f'Only the images that were scored are counted: {_no_catalog}.')
 
 # %% ../../nbs/95_dashboard.training.ipynb #05f936f4
 @patch
 def _audit_widgets(self:DataPanel):
     self.audit,self.found = w.HTML(layout=w.Layout(max_width='800px')),w.HTML()
-    self.again = w.Button(description='look again', layout=w.Layout(width='120px'))
-    self.again.on_click(lambda _: self.attempt(self.look_again))
+    self.again = self.button('look again', 120, self.look_again)
     self.tests,self.twins = (Gallery(8, 8, self._open, 78) for _ in range(2))
     return w.HTML(tag('b', 'Leaks')),self.audit,self.again,self.found,self.tests.widget,self.twins.widget
 
@@ -87,24 +88,26 @@ def look_again(self:DataPanel):
 @patch
 def _audit(self:DataPanel, t):
     if not (t.split=='train').any():
-        raise ValueError('these results come without the catalog of the training images: there is nothing to compare the test with')
+        raise ValueError(f'{_no_catalog}: there is nothing to compare the test with')
     found = audit_catalog(t, warn=False)
     self.audit.value = as_text(describe_audit(found, int((t.split=='test').sum()), nearest_neighbour_auroc(t)))
     self._show_twins(t, found.drop_duplicates('path')[:8])
 
 @patch
 def _show_twins(self:DataPanel, t, found):
-    n,row = len(found),dict(zip(t.path, t.index))
-    self.found.value = tag('p', f'Test images, and below each its twin among those that fitted the model, the first {n}:') if n else ''
+    row = dict(zip(t.path, t.index))
+    note = f'Test images, and below each its twin among those that fitted the model, the first {len(found)}:'
+    self.found.value = tag('p', note) if len(found) else ''
     label = dict(zip(found.path.map(row), found.kind+' '+found.similarity.map('{:.2f}'.format)))
     self.tests.fill(self.view, found.path.map(row), label.get)
     self.twins.fill(self.view, found.other.map(row), lambda i: t.split[i])
 
-# %% ../../nbs/95_dashboard.training.ipynb #ac2cfd29
+# %% ../../nbs/95_dashboard.training.ipynb #9bf5d4a9
 @patch
 def _preview_widgets(self:DataPanel):
     self.kind = field(w.Dropdown, 'kind', 230, 70, options=['as in training', *defect_makers])
-    self.share = field(w.FloatSlider, 'share', 230, 70, value=1., min=0, max=1, step=.05, tooltip='of the images that get defects')
+    self.share = field(w.FloatSlider, 'share', 230, 70, value=1., min=0, max=1, step=.05)
+    self.share.tooltip = 'of the images that get defects'
     self.many = field(w.IntSlider, 'number', 230, 70, value=1, min=1, max=5)
     self.seed,self.image = (field(w.BoundedIntText, k, 230, 70, value=0, min=0, max=10**6) for k in ('seed','image'))
     settings = [self.kind, self.share, self.many, self.seed, self.image]
@@ -114,7 +117,7 @@ def _preview_widgets(self:DataPanel):
     shots = [w.VBox([o, w.HTML(f'<center>{k}</center>')]) for o,k in zip(self.shots, ('image','with defects','mask'))]
     return w.HTML(tag('b', 'Synthetic defects')),w.HBox([w.VBox(settings), w.VBox([w.HBox(shots), self.says])])
 
-# %% ../../nbs/95_dashboard.training.ipynb #271d7520
+# %% ../../nbs/95_dashboard.training.ipynb #41227dab
 @patch
 def preview(self:DataPanel):
     "Draws the defects that the settings describe."
@@ -133,17 +136,21 @@ def _draw_defects(self:DataPanel, good):
     "An image, the same with defects, and their mask. The next image lends its texture."
     if good.empty: raise ValueError('there is no good image to draw on')
     c,i = self.view.config,self.image.value
-    ds = ImageDataset(good, c.data.hw, c.data.resize, c.data.channels, cache_mb=0) if c else ImageDataset(good, 128, cache_mb=0)
+    seen = (c.data.hw, c.data.resize, c.data.channels) if c else (128,)
+    ds = ImageDataset(good, *seen, cache_mb=0)
     (img,_,valid),other = ds.load(i),ds.load((i+1)%len(ds))[0]
     if other.shape!=img.shape: other = None
     kinds = self.kind.value
     if kinds=='as in training': kinds = c.data.kinds or None if c else None
-    out,mask = add_defects(img, np.random.default_rng(self.seed.value), other, kinds, self.share.value, self.many.value, valid)
-    return img,out,mask
+    rng = np.random.default_rng(self.seed.value)
+    return img,*add_defects(img, rng, other, kinds, self.share.value, self.many.value, valid)
 
 # %% ../../nbs/95_dashboard.training.ipynb #919bd1c7
 # A process that was started in the background may inherit that interrupts are ignored.
-_start = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from aead.cli import aead_train; aead_train.main()'
+_start = '''import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from aead.cli import aead_train
+aead_train.main()'''
 
 def _environment():
     "The environment of this process, in which `aead` can be imported."
@@ -180,7 +187,7 @@ class TrainJob:
         "Interrupts it; the last epoch is kept."
         if self.running: self.process.send_signal(signal.SIGINT)
 
-# %% ../../nbs/95_dashboard.training.ipynb #d4a2d841
+# %% ../../nbs/95_dashboard.training.ipynb #7eb92a05
 @patch
 def tail(self:TrainJob,
     n:int=12 # lines
@@ -191,7 +198,7 @@ def tail(self:TrainJob,
     return '\n'.join([o for o in re.split(r'[\r\n]+', text) if o.strip()][-n:])
 
 @patch
-def history(self:TrainJob)->pd.DataFrame: # `epoch train_loss valid_loss lr seconds`; no rows before the first epoch ends
+def history(self:TrainJob)->pd.DataFrame: # `epoch train_loss valid_loss lr seconds`; no rows in the first epoch
     "Its losses so far."
     f = self.out/'history.csv'
     return pd.read_csv(f) if f.is_file() else pd.DataFrame(columns=['epoch','train_loss','valid_loss'])
@@ -200,7 +207,12 @@ def history(self:TrainJob)->pd.DataFrame: # `epoch train_loss valid_loss lr seco
 class TrainPanel(Panel):
     "Starts a training, follows its losses, stops it; shows why it failed."
     title,watches,every = 'Train',['run'],1.                    # `every`: seconds between looks
-    def __init__(self, state, views, hidden=False, added=None): # `added`: function of the folder of a run that was trained
+    def __init__(self,
+        state:State, # as in `Panel`
+        views:dict, # as in `Panel`
+        hidden:bool=False, # as in `Panel`
+        added=None # function of the folder of a run, run when its training has finished
+    ):
         self.job,self.thread,self.added = None,None,added
         self.filled = False
         super().__init__(state, views, hidden)
@@ -231,7 +243,7 @@ def _empty_history():
         fig.add_scatter(x=[], y=[], name=k, mode='lines+markers', line=dict(color=color, dash=dash), marker_size=4)
     return fig
 
-# %% ../../nbs/95_dashboard.training.ipynb #3828390b
+# %% ../../nbs/95_dashboard.training.ipynb #17880723
 def _text(name, **traits): return field(w.Text, name, 350, 80, **traits)
 def _choice(name, options, **traits): return field(w.Dropdown, name, 350, 80, options=options, **traits)
 
@@ -261,10 +273,9 @@ def args(self:TrainPanel)->list: # words
 
 @patch
 def _buttons(self:TrainPanel):
-    self.start,self.stop,self.resume = (w.Button(description=o, layout=w.Layout(width='113px')) for o in ('start','stop','resume'))
-    self.start.on_click(lambda _: self.attempt(self.run))
-    self.stop.on_click(lambda _: self.attempt(self.halt))
-    self.resume.on_click(lambda _: self.attempt(self.run, True))
+    self.start = self.button('start', 113, self.run)
+    self.stop = self.button('stop', 113, self.halt)
+    self.resume = self.button('resume', 113, self.run, True)
     return w.HBox([self.start, self.stop, self.resume])
 
 # %% ../../nbs/95_dashboard.training.ipynb #bf3fb186
@@ -273,8 +284,8 @@ def run(self:TrainPanel,
     resume:bool=False # go on with an interrupted run, with its own settings
 ):
     "Starts a training and follows it."
-    out = self.out.value.strip()
-    if self.job and self.job.running: raise ValueError(f'a training is at work in {self.job.out}; stop it first, or wait')
+    job,out = self.job,self.out.value.strip()
+    if job and job.running: raise ValueError(f'a training is at work in {job.out}; stop it first, or wait')
     if not out: raise ValueError('name a run folder')
     self.job = TrainJob(['--resume'] if resume else self.args(), out)
     self.poll()
@@ -297,7 +308,7 @@ def halt(self:TrainPanel):
     self.job.stop()
     self.says.value = tag('p', 'stopping …')
 
-# %% ../../nbs/95_dashboard.training.ipynb #ddcf5707
+# %% ../../nbs/95_dashboard.training.ipynb #53283a6f
 @patch
 def poll(self:TrainPanel):
     "Shows how the training stands."

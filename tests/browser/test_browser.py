@@ -1,9 +1,13 @@
-"""The dashboard and the report in a real browser: JupyterLab, Notebook and Voilà show them, clicks and sliders reach the kernel, and what comes back is on the page."""
+"""The dashboard and the report in a real browser.
+
+JupyterLab, Notebook and Voilà show the dashboard; clicks and sliders reach the kernel, and the page shows what comes back."""
 import json, statistics, time, urllib.request
 
 import pandas as pd, pytest
 
-fronts = 'lab','notebook','voila'
+from ..helpers import TINY_YAML
+
+paths = {'lab': '/lab/tree/{}.ipynb?reset', 'notebook': '/notebooks/{}.ipynb', 'voila': '/voila/render/{}.ipynb'}
 
 def run_all(page, url, name):
     "Runs all cells, once the kernel is there: before that, Jupyter would ask which kernel to take."
@@ -14,14 +18,14 @@ def run_all(page, url, name):
         if mine and mine[0]['kernel']['execution_state']=='idle' and mine[0]['kernel']['connections']: break
         page.wait_for_timeout(300)
     page.wait_for_timeout(500)
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")               # not waited for here
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")      # not waited for here
 
 @pytest.fixture
 def show(request, page):
     "Opens a notebook in one of the front ends, runs it where that is needed, and waits for the dashboard."
     def show(front, name):
         url = request.getfixturevalue('voila' if front=='voila' else 'jupyter')
-        page.goto(url+{'lab': f'/lab/tree/{name}.ipynb?reset', 'notebook': f'/notebooks/{name}.ipynb', 'voila': f'/voila/render/{name}.ipynb'}[front])
+        page.goto(url+paths[front].format(name))
         if front!='voila': run_all(page, url, name)
         page.wait_for_selector('.aead-overview table', timeout=240_000)       # the kernel imports PyTorch
         return page
@@ -48,28 +52,40 @@ def wait_until(page, f, seconds=60):
     while not f() and time.time()<end: page.wait_for_timeout(200)
     assert f()
 
-picture = "() => { const i = document.querySelector('.aead-picture'); return i && i.complete && i.naturalWidth>0 && getComputedStyle(i).display!='none' && i.src }"
+def wait_text(page, selector, text):
+    "Waits until an element shows the text."
+    page.wait_for_function("([s, t]) => document.querySelector(s)?.innerText.includes(t)", arg=[selector, text])
 
-@pytest.mark.parametrize('front', fronts)
+# The address of the picture that the explorer shows, or false.
+picture = """() => {
+    const i = document.querySelector('.aead-picture')
+    return i && i.complete && i.naturalWidth>0 && getComputedStyle(i).display!='none' && i.src
+}"""
+
+def read_run(folder):
+    "Metrics, and scores of the test images."
+    t = pd.read_csv(folder/'scores.csv')
+    return json.loads((folder/'metrics.json').read_text()),t[t.split=='test']
+
+@pytest.mark.parametrize('front', paths)
 def test_dashboard(place, show, front):
     "Overview, a click on a mark, the threshold, another run: what the page shows is what the run's files say."
-    runs = {k: (json.loads((place/'runs'/k/'metrics.json').read_text()), pd.read_csv(place/'runs'/k/'scores.csv').query("split=='test'")) for k in ('run0','run1')}
+    m,t = read_run(place/'runs/run0')
     page = show(front, 'small')
-    m,t = runs['run0']
     assert f"{m['image_auroc']:.3f}" in page.inner_text('.aead-overview')
 
     turn(page, 'Explorer')
     assert marks(page).count()==len(t)
     for i in (3, len(t)-2):
         click_mark(page, i)
-        page.wait_for_function("() => document.querySelector('.aead-caption').innerText.includes('score')")
+        wait_text(page, '.aead-caption', 'score')
         page.wait_for_function(picture)
         page.wait_for_timeout(500)
         text = page.inner_text('.aead-caption')
         shown = t[[f'{s:.4g}' in text and p.split('/')[-1] in text for s,p in zip(t.score, t.path)]]
         assert len(shown)>=1 and shown.defect.iloc[0] in text
     page.locator('.aead-explorer .widget-toggle-buttons button', has_text='ROC').click()
-    page.wait_for_function("() => document.querySelector('.aead-explorer .js-plotly-plot')?.innerText.includes('detection rate')")
+    wait_text(page, '.aead-explorer .js-plotly-plot', 'detection rate')
     before = page.inner_text('.aead-caption')
     click_mark(page, 0)
     page.wait_for_function("t => document.querySelector('.aead-caption').innerText != t", arg=before)
@@ -78,7 +94,7 @@ def test_dashboard(place, show, front):
     page.wait_for_selector('.aead-threshold table')
     page.wait_for_timeout(1500)                                 # the slider has the range of the run
     b = page.locator('.aead-threshold .noUi-base').first.bounding_box()
-    page.mouse.click(b['x']+.3*b['width'], b['y']+b['height']/2)      # by mouse: arrow keys belong to the cells of a notebook
+    page.mouse.click(b['x']+.3*b['width'], b['y']+b['height']/2)      # arrow keys belong to the cells of a notebook
     def follows():
         thr = float(page.locator('.aead-threshold .widget-readout').first.inner_text())
         rates = [f'{(t.score[t.label==y]>thr).mean():.3f}' for y in (0,1)]
@@ -86,43 +102,60 @@ def test_dashboard(place, show, front):
         return thr<m['threshold']-.1*t.score.std() and all(o in text for o in rates) and 'images change sides' in text
     wait_until(page, follows)
     page.locator('.aead-threshold button', has_text='the run’s own').click()
-    page.wait_for_function("() => document.querySelector('.aead-threshold').innerText.includes('no image changes sides')")
+    wait_text(page, '.aead-threshold', 'no image changes sides')
 
     turn(page, 'Overview')
     page.locator('.widget-dropdown select').first.select_option('run1')
-    page.wait_for_function("f => document.querySelector('.aead-overview').innerText.includes(f)", arg=f"{runs['run1'][0]['image_auroc']:.3f}")
+    wait_text(page, '.aead-overview', f"{read_run(place/'runs/run1')[0]['image_auroc']:.3f}")
     for k in ('Distributions','Compare','Data','Train'):
         turn(page, k)
         page.wait_for_timeout(1500)
         assert not page.locator(f'.aead-{k.lower()} [role=alert]').count(), page.inner_text(f'.aead-{k.lower()}')
     page.wait_for_selector('.aead-compare', state='attached')
 
-@pytest.mark.parametrize('front', fronts)
+# Elements of a panel that reach beyond its right edge.
+too_wide = """k => {
+    const p = document.querySelector('.aead-'+k), right = p.getBoundingClientRect().right
+    const beyond = o => { const r = o.getBoundingClientRect(); return o.offsetParent && r.width && r.right > right+2 }
+    const all = [...p.querySelectorAll('*')].filter(o => !o.closest('svg, .noUi-base, pre'))
+    return all.filter(beyond).map(o => o.className+' '+o.innerText.slice(0,40))
+}"""
+
+@pytest.mark.parametrize('front', paths)
 def test_nothing_is_cut_off(show, front):
     "At 1280 pixels no panel is wider than its place."
     page = show(front, 'small')
     for k in ('Overview','Explorer','Threshold','Distributions','Compare','Data','Train'):
         turn(page, k)
         page.wait_for_timeout(2500)
-        wide = page.evaluate("""k => { const p = document.querySelector('.aead-'+k), r = p.getBoundingClientRect();
-            return [...p.querySelectorAll('*')].filter(o => !o.closest('svg, .noUi-base, pre') && o.offsetParent && o.getBoundingClientRect().width && o.getBoundingClientRect().right > r.right+2).map(o => o.className+' '+o.innerText.slice(0,40)) }""", k.lower())
+        wide = page.evaluate(too_wide, k.lower())
         assert not wide, f'{k}: {wide[:5]}'
 
 def test_training(place, show):
     "A training is started and stopped from the page."
     page = show('voila', 'small')
     turn(page, 'Train')
-    fields = page.locator('.aead-train input[type=text]')
     def fill(name, value):
         f = page.locator('.aead-train .widget-text', has=page.locator(f'label:text-is("{name}")')).locator('input')
-        f.fill(value); f.press('Enter'); f.blur()
-    (place/'tiny.yaml').write_text('models: {cnn_ae: {nf: 8, depth: 2}}\nhead: null\ndata: {defects: 0}\ndetect: {search: false, flips: false, far: 0.1}\n')
-    for k,v in (('size','32'),('epochs','100000'),('more','--config tiny.yaml --model cnn_ae'),('run folder','runs/new')): fill(k, v)
+        f.fill(value)
+        f.press('Enter')
+        f.blur()
+    (place/'tiny.yaml').write_text(TINY_YAML)
+    more = '--config tiny.yaml --model cnn_ae'
+    for k,v in (('size','32'),('epochs','100000'),('more',more),('run folder','runs/new')): fill(k, v)
     page.locator('.aead-train button', has_text='start').click()
-    page.wait_for_function("() => /running, \\d+ epochs/.test(document.querySelector('.aead-train').innerText)", timeout=120_000)
+    running = "() => /running, \\d+ epochs/.test(document.querySelector('.aead-train').innerText)"
+    page.wait_for_function(running, timeout=120_000)
     page.locator('.aead-train button', has_text='stop').click()
-    page.wait_for_function("() => document.querySelector('.aead-train').innerText.includes('interrupted')")
-    assert (place/'runs/new/checkpoint.safetensors').is_file() and page.locator('.aead-train .scatterlayer .point').count()>0
+    wait_text(page, '.aead-train', 'interrupted')
+    assert (place/'runs/new/checkpoint.safetensors').is_file()
+    assert page.locator('.aead-train .scatterlayer .point').count()>0
+
+# Whether the explorer shows another picture, of 512 pixels.
+changed = """old => {
+    const i = document.querySelector('.aead-picture')
+    return i && i.src!=old && i.complete && i.naturalWidth==512
+}"""
 
 def test_clicks_are_quick(show, capsys):
     "From the click on a mark to the picture of 512 pixels on the page; the aim is a median under 200 ms."
@@ -136,10 +169,12 @@ def test_clicks_are_quick(show, capsys):
         page.wait_for_timeout(150)
         start = time.perf_counter()
         page.mouse.click(b['x']+b['width']/2, b['y']+b['height']/2)
-        try: page.wait_for_function("old => { const i = document.querySelector('.aead-picture'); return i && i.src!=old && i.complete && i.naturalWidth==512 }", arg=old or '', timeout=5000)
+        try: page.wait_for_function(changed, arg=old or '', timeout=5000)
         except Exception: continue                              # the image that is open already
         took.append(1000*(time.perf_counter()-start))
-    with capsys.disabled(): print(f'\na click on a mark shows its image of 512 px after {statistics.median(took):.0f} ms (median of {len(took)}; {min(took):.0f} to {max(took):.0f})')
+    spread = f'median of {len(took)}; {min(took):.0f} to {max(took):.0f}'
+    with capsys.disabled():
+        print(f'\na click on a mark shows its image of 512 px after {statistics.median(took):.0f} ms ({spread})')
     assert len(took)>=10 and statistics.median(took) < 1000
 
 def test_report_from_disk(place, browser):
@@ -161,8 +196,7 @@ def test_report_from_disk(place, browser):
 
 def test_report_answers(place, browser):
     "The slider of a report moves counts, pictures and plots; a click on the ROC curve moves the slider."
-    m = json.loads((place/'runs/run0/metrics.json').read_text())
-    t = pd.read_csv(place/'runs/run0/scores.csv').query("split=='test'")
+    m,t = read_run(place/'runs/run0')
     good,defective = t.score[t.label==0],t.score[t.label==1]
     page = browser.new_page(viewport={'width': 1280, 'height': 900})
     errors = []
@@ -170,15 +204,18 @@ def test_report_answers(place, browser):
     page.goto((place/'runs/run0/report.html').as_uri())
     page.wait_for_selector('#live-roc .points path.point')
     def says(thr):
-        return f'{(defective>thr).sum()} of {len(defective)} defective images are found' in page.inner_text('#live-said') and \
-            f'{(good>thr).sum()} of {len(good)} good images are flagged' in page.inner_text('#live-said')
+        said = page.inner_text('#live-said')
+        found = f'{(defective>thr).sum()} of {len(defective)} defective images are found' in said
+        return found and f'{(good>thr).sum()} of {len(good)} good images are flagged' in said
     wait_until(page, lambda: says(m['threshold']), 5)
     cuts = sorted(set(t.score))
+    move = "v => { const s = document.getElementById('live-slider'); s.value = v; s.dispatchEvent(new Event('input')) }"
     for n in (0, len(cuts)//2, len(cuts)):
-        page.evaluate("v => { const s = document.getElementById('live-slider'); s.value = v; s.dispatchEvent(new Event('input')) }", n)
+        page.evaluate(move, n)
         thr = cuts[n-1] if n else -float('inf')
         wait_until(page, lambda thr=thr: says(thr), 5)
-        assert page.inner_text('#live-pass')==str((good<=thr).sum()) and page.inner_text('#live-miss')==str((defective<=thr).sum())
+        assert page.inner_text('#live-pass')==str((good<=thr).sum())
+        assert page.inner_text('#live-miss')==str((defective<=thr).sum())
     page.evaluate("document.getElementById('live-roc').scrollIntoView({block: 'center'})")
     page.wait_for_timeout(300)
     b = page.locator('#live-roc .points path.point').nth(len(good)//2).bounding_box()

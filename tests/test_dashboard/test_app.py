@@ -32,10 +32,12 @@ def test_a_threshold_moves_everything(runs):
     assert set(e.rows())==set(t.index[(t.label==1)&(t.score<=t.score.median())])
     assert e.chart.layout.shapes[0].x0==pytest.approx(t.score.median())
 
-@pytest.mark.parametrize('change', [lambda t: t.assign(label=0, defect='good'), lambda t: t.assign(score=1.), lambda t: t[:1], lambda t: t.drop(columns='defect')],
-                         ids=['good images alone','one score','one image','no classes'])
-def test_poor_tables_show_what_there_is(change):
-    d = Dashboard(None, {'poor': change(score_table(50))})
+poor = {'good images alone': lambda t: t.assign(label=0, defect='good'), 'one score': lambda t: t.assign(score=1.),
+        'one image': lambda t: t[:1], 'no classes': lambda t: t.drop(columns='defect')}
+
+@pytest.mark.parametrize('kind', poor)
+def test_poor_tables_show_what_there_is(kind):
+    d = Dashboard(None, {'poor': poor[kind](score_table(50))})
     assert trouble(d).keys() <= {'Compare'}                        # a curve needs good and defective images
     d.state.threshold = .5
     assert trouble(d).keys() <= {'Compare'}
@@ -44,7 +46,9 @@ def test_names_are_not_markup():
     t = score_table(30).assign(defect=lambda t: np.where(t.label==1, '<b>x</b>', 'good'))
     d = Dashboard(None, {'<i>a</i>': t, 'b': t.assign(score=-t.score)})
     d.state.image,d.state.threshold = 0,.3
-    texts = [d.open('Overview').text, d.open('Explorer').caption, d.open('Distributions').text, d.open('Compare').text, *d.open('Compare').names, d.open('Data').text, d.image]
+    compare = d.open('Compare')
+    texts = [d.open(k).text for k in ('Overview','Distributions','Compare','Data')]
+    texts += [d.open('Explorer').caption, *compare.names, d.image]
     for o in texts: assert o.value and '<b>x</b>' not in o.value and '<i>a</i>' not in o.value
 
 def test_every_panel_works_alone(runs):

@@ -20,9 +20,10 @@ def test_errors_of_callbacks_appear_in_the_panel(panel, monkeypatch):
     p.state.run = 'a'
     assert p.trouble.value==''
 
-@pytest.mark.parametrize('e,line', [(ValueError('too <small>'), 'too &lt;small&gt;'), (KeyError("no run 'a'"), 'no run'), (KeyError(), '><'),
-                                    (FileNotFoundError('lost'), '>lost<'), (TypeError('odd'), 'TypeError: odd')],
-                         ids=['value','key','empty key','file','other'])
+@pytest.mark.parametrize('e,line', [
+    (ValueError('too <small>'), 'too &lt;small&gt;'), (KeyError("no run 'a'"), '>no run'), (KeyError(), '><'),
+    (FileNotFoundError('lost'), '>lost<'), (TypeError('odd'), 'TypeError: odd')],
+    ids=['value','key','empty key','file','other'])
 def test_errors_as_lines(e, line):
     "What a user can cause is its message alone; text is escaped; a key is not quoted."
     class Quiet(Panel):
@@ -73,12 +74,14 @@ without = "import sys; sys.modules[{!r}] = None\n"
 def test_the_extra_is_named_where_a_package_of_it_is_missing(package):
     code = without.format(package) + "import aead.dashboard.app"
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert p.returncode and p.stderr.rstrip().splitlines()[-1]=="ImportError: the dashboard needs ipywidgets and anywidget: pip install '.[dashboard]'"
+    line = "ImportError: the dashboard needs ipywidgets and anywidget: pip install '.[dashboard]'"
+    assert p.returncode and p.stderr.rstrip().splitlines()[-1]==line
 
 def test_all_else_works_without_the_extra():
     "Figures, reports and commands are importable where neither package is installed."
     code = ''.join(without.format(o) for o in ('ipywidgets','anywidget'))
-    code += "import aead, aead.cli, aead.runs.train, aead.runs.score, aead.runs.crossval, aead.report.run, aead.report.comparison, aead.viz.curves\n"
-    code += "from aead.viz.curves import make_figure; make_figure(100, 100)"
+    modules = 'cli','export','runs.train','runs.score','runs.crossval','runs.benchmark','report.run','report.comparison'
+    code += ''.join(f'import aead.{o}\n' for o in modules)
+    code += 'from aead.viz.curves import make_figure\nmake_figure(100, 100)'
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert p.returncode==0, p.stderr

@@ -19,7 +19,8 @@ def two(n=60):
     return t,t.assign(score=t.score+noise).sample(frac=1, random_state=0)      # in another order
 
 def test_runs_of_different_data_are_not_compared():
-    d = Dashboard(None, {'a': score_table(30), 'b': score_table(30).assign(path=[f'/elsewhere/{i}' for i in range(30)])})
+    elsewhere = score_table(30).assign(path=[f'/elsewhere/{i}' for i in range(30)])
+    d = Dashboard(None, {'a': score_table(30), 'b': elsewhere})
     assert 'no image in common' in d.open('Compare').trouble.value
 
 def test_the_images_shown_are_those_that_disagree():

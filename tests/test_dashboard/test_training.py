@@ -1,6 +1,5 @@
 "Trainings in processes of their own, and the preview of synthetic defects."
 import signal, time
-from pathlib import Path
 
 import numpy as np, pytest
 
@@ -19,7 +18,8 @@ def test_a_training_needs_no_script_on_the_path(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', '')
     (tmp_path/'tiny.yaml').write_text(TINY_YAML)
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    args = ['--layout','synthetic','--category','brick','--model','cnn_ae','--config',tmp_path/'tiny.yaml','--epochs','100000']
+    args = ['--layout','synthetic','--category','brick','--model','cnn_ae']
+    args += ['--config',tmp_path/'tiny.yaml','--epochs','100000']
     try: job = TrainJob(args, tmp_path/'run')
     finally: signal.signal(signal.SIGINT, old)
     end = time.time()+300
@@ -78,7 +78,8 @@ def test_the_preview_draws_what_training_draws(runs):
     out,mask = add_defects(img, np.random.default_rng(5), other, 'spot', 1., 1, valid)
     assert d.shots[1].value==to_png(to_rgb(out)) and d.shots[2].value==to_png(to_rgb(mask.astype(np.float32)))
 
-@pytest.mark.parametrize('change,line', [(dict(label=1), 'no good image'), ({}, 'nowhere')], ids=['no good image','file lost'])
+@pytest.mark.parametrize('change,line', [(dict(label=1), 'no good image'), ({}, 'nowhere')],
+                         ids=['no good image','file lost'])
 def test_the_preview_says_what_is_missing(change, line):
     d = open_panel(DataPanel, None, score_table(9).assign(**change))
     assert line in d.says.value and d.trouble.value=='' and not any(o.value for o in d.shots)
