@@ -35,7 +35,7 @@ def count_images(
         return int((t.label==0).sum()),*(int(of.get(k, 0)) for k in bad),len(t),t.group.nunique()
     return [(s, *row(t)) for s,t in [*splits, ('all', df)]]
 
-# %% ../../nbs/95_dashboard.training.ipynb #096424ef
+# %% ../../nbs/95_dashboard.training.ipynb #d4c9bb0c
 _no_catalog = 'these results come without the catalog of the training images'
 
 class DataPanel(Panel):
@@ -102,7 +102,7 @@ def _show_twins(self:DataPanel, t, found):
     self.tests.fill(self.view, found.path.map(row), label.get)
     self.twins.fill(self.view, found.other.map(row), lambda i: t.split[i])
 
-# %% ../../nbs/95_dashboard.training.ipynb #aa726c6b
+# %% ../../nbs/95_dashboard.training.ipynb #e6844900
 @patch
 def _preview_widgets(self:DataPanel):
     self.kind = field(w.Dropdown, 'kind', 230, 70, options=['as in training', *defect_makers])
@@ -117,7 +117,7 @@ def _preview_widgets(self:DataPanel):
     shots = [w.VBox([o, w.HTML(f'<center>{k}</center>')]) for o,k in zip(self.shots, ('image','with defects','mask'))]
     return w.HTML(tag('b', 'Synthetic defects')),w.HBox([w.VBox(settings), w.VBox([w.HBox(shots), self.says])])
 
-# %% ../../nbs/95_dashboard.training.ipynb #09a53db8
+# %% ../../nbs/95_dashboard.training.ipynb #c1f6893e
 @patch
 def preview(self:DataPanel):
     "Draws the defects that the settings describe."
@@ -187,7 +187,7 @@ class TrainJob:
         "Interrupts it; the last epoch is kept."
         if self.running: self.process.send_signal(signal.SIGINT)
 
-# %% ../../nbs/95_dashboard.training.ipynb #e7d74e38
+# %% ../../nbs/95_dashboard.training.ipynb #bad49f07
 @patch
 def tail(self:TrainJob,
     n:int=12 # lines
@@ -243,7 +243,7 @@ def _empty_history():
         fig.add_scatter(x=[], y=[], name=k, mode='lines+markers', line=dict(color=color, dash=dash), marker_size=4)
     return fig
 
-# %% ../../nbs/95_dashboard.training.ipynb #c4ec1e6b
+# %% ../../nbs/95_dashboard.training.ipynb #e2ac9b67
 def _text(name, **traits): return field(w.Text, name, 350, 80, **traits)
 def _choice(name, options, **traits): return field(w.Dropdown, name, 350, 80, options=options, **traits)
 
@@ -308,7 +308,7 @@ def halt(self:TrainPanel):
     self.job.stop()
     self.says.value = tag('p', 'stopping …')
 
-# %% ../../nbs/95_dashboard.training.ipynb #fcef0d96
+# %% ../../nbs/95_dashboard.training.ipynb #b271a2df
 @patch
 def poll(self:TrainPanel):
     "Shows how the training stands."
