@@ -223,7 +223,7 @@ def test_report_answers(place, browser):
     page.wait_for_timeout(300)
     page.mouse.click(b['x']+b['width']/2, b['y']+b['height']/2)
     wait_until(page, lambda: int(page.input_value('#live-slider'))<len(cuts), 5)
-    page.locator('#live button').click()
+    page.locator('#live-back').click()
     wait_until(page, lambda: says(m['threshold']), 5)
     assert not errors and page.locator('#live-near img').count()==6
     page.close()

@@ -47,7 +47,8 @@ def scores(n=40, seed=0):
     label = np.repeat([0,1], n//2)
     s = rng.normal(3,1,n)+3*label
     t = pd.DataFrame({'path': [f'/x/y/{i}.png' for i in range(n)], 'label': label})
-    return t.assign(defect=np.where(label==0,'good','crack'), group='', split='test', score=s, p_value=rng.random(n), decision=(s>5).astype(int))
+    t = t.assign(defect=np.where(label==0,'good','crack'), group='', split='test')
+    return t.assign(score=s, p_value=rng.random(n), decision=(s>5).astype(int))
 
 def metrics(**kw):
     n = dict(test_good=20, test_defective=20, train=100, val=10, cal=30, cal_groups=12, skipped=0)

@@ -102,7 +102,8 @@ def test_heat_maps_share_one_scale(tmp_path):
 def test_verdict():
     def verdict(**kw): return get_verdict(metrics(**kw))
     assert verdict(detection_rate=0., n={})==(
-        'At a guaranteed false-alarm rate of 5 %, 0 % of defective images are found, and 5 % of good images are flagged.')
+        'At a guaranteed false-alarm rate of 5 %, 0 % of defective images are found, and 5 % of good images are '
+        'flagged.')
     assert verdict(target_false_alarm_rate=None).startswith('At the threshold in use, 18 of 20')
     assert 'not known (no good images)' in verdict(false_alarm_rate=None, why={'false_alarm_rate':'no good images'})
     none = verdict(false_alarm_rate=None, detection_rate=None, why={'threshold':'no groups'})
