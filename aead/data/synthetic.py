@@ -209,7 +209,7 @@ def _coins(pad=6):
     lab = measure.label(ndi.binary_opening(ndi.binary_fill_holes(filters.sobel(im)>.09), iterations=3))
     found = [o for o in measure.regionprops(lab) if o.area>700 and o.solidity>.93]
     cuts = [(o.label, tuple(slice(max(0,s.start-pad), s.stop+pad) for s in o.slice)) for o in found]
-    return [(im[s],(lab[s]==l).astype(np.float32)) for l,s in cuts]
+    return [(im[s],(lab[s]==k).astype(np.float32)) for k,s in cuts]
 
 def _coin(n, rng):
     "A coin and its cover, `n n`."

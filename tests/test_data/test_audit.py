@@ -9,6 +9,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from aead.data.audit import (audit_catalog, baselines, describe_audit, get_reference, load_pixels,
                              nearest_neighbour_auroc, score_baseline)
+from aead.data.catalog import load_catalog
+from aead.data.splits import split_catalog
+from aead.runs.crossval import cross_validate
+from ..helpers import make_layout
 
 def texture(rng):
     x = gaussian_filter(rng.normal(size=(64,64)), 2.5)
@@ -116,3 +120,10 @@ def test_baseline_errors(parts):
 def test_a_baseline_of_your_own(parts):
     t = score_baseline(lambda reference, x: x[:,0]-reference.mean(), parts, 8)
     assert len(t)==8 and t.score.notna().all()
+
+def test_the_audit_and_cross_validation_give_one_number(tmp_path):
+    data = make_layout(tmp_path/'mtd', 'mtd')
+    t = cross_validate({'nearest neighbour': None}, tmp_path/'t.csv', data, 'mtd', folds=(0,1), out=tmp_path/'runs')
+    for r in t.itertuples():
+        df = split_catalog(load_catalog(data, 'mtd'), 'grouped', r.fold)
+        assert abs(nearest_neighbour_auroc(df)-r.image_auroc)<1e-3
