@@ -149,6 +149,7 @@ def nearest_distance(
     "Distance of each image to the nearest reference image."
     return np.concatenate([cdist(x[i:i+block], reference, 'cityblock').min(1) for i in range(0, len(x), block)])
 
+# %% ../../nbs/18_data.audit.ipynb #a813aa1a
 @baselines.named('principal components')
 def component_error(
     reference:np.ndarray, # `n d`, rows of pixels

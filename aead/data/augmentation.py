@@ -45,6 +45,7 @@ def apply(self:ResizeImage,
         raise ValueError(f'expects a float32 image `h w c` in [0,1], got {img.dtype} of shape {img.shape}')
     return resize_image(img, None, self.size, self.mode, self.fill)[0]
 
+# %% ../../nbs/13_data.augmentation.ipynb #5cf9d9f8
 @patch
 def apply_to_mask(self:ResizeImage,
     mask:np.ndarray, # mask, `h w` of 0 and 1

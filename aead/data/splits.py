@@ -87,6 +87,7 @@ def resolve_split(
     if split!='auto': return split
     return 'published' if 'train' in set(df.split) else 'grouped'
 
+# %% ../../nbs/17_data.splits.ipynb #0228190a
 def split_catalog(
     df:pd.DataFrame, # catalog
     split='auto', # a name in `splits`, a function `(catalog, fold)`, or `auto`
