@@ -31,7 +31,7 @@ venv: .venv/installed
 	@touch $@
 
 demo: venv
-	@$(BIN)/aead_demo --out runs/demo
+	@$(BIN)/aead demo --out runs/demo
 
 test: venv
 	$(BIN)/python -m pytest -q tests/test_notebooks.py

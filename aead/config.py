@@ -134,7 +134,7 @@ class DataConfig(_Section):
     path:str = '' # root folder of the data; not needed for the layout `synthetic`
     layout:str = 'folder' # how the folder is arranged, a name in `layouts`
     category:str|None = None # one category of a data set that has several; None: all of them
-    split:str = 'auto' # a name in `splits`; `auto`: the layout's own choice
+    split:str = 'auto' # way of splitting, a name in `splits`; `auto`: the layout's own choice
     fold:int = 0 # which fold is the test, for splits that have folds: 0 to 4
     size:int|tuple|None = 128 # side or (height, width) of what the model sees, pixels; None: the images' own up to 128
     resize:str = 'stretch' # `stretch`, `pad` or `crop` to that size
@@ -224,11 +224,11 @@ def _are_tables(v): return all(isinstance(o, dict) and all(isinstance(k, str) fo
 class Config(_Section):
     "All settings of a run."
     data:DataConfig = field(default_factory=DataConfig) # images and splits
-    model:str = 'cnn_ae' # a name in `model_registry`
+    model:str = 'cnn_ae' # family of the model, a name in `model_registry`
     models:dict = field(default_factory=dict) # settings by model name, over the defaults of its builder
     loss:dict = field(default_factory=lambda: {'l1':1., 'ssim':1.}) # losses by name: weight, or table with `weight`
     train:TrainConfig = field(default_factory=TrainConfig) # training
-    head:HeadConfig|None = None # the defect head; None: none
+    head:HeadConfig|None = None # with the defect head; None: without
     detect:DetectConfig = field(default_factory=DetectConfig) # scoring and threshold
     _rules = {'models': (_are_tables, 'settings by model name'), 'loss': (_are_losses, _what_losses)}
 
@@ -380,6 +380,7 @@ def with_settings(
     f.__signature__ = sig.replace(parameters=[*own, *new])
     lines = [f'  {k}: {s.doc}' for k,s in flat_settings().items()]
     f.__doc__ = '\n'.join([f.__doc__, '', 'Settings (None: as the recipe has it):', *lines])
+    f.__settings__ = tuple(flat_settings())
     return f
 
 # %% ../nbs/01_config.ipynb #83657dad

@@ -3,6 +3,7 @@
 What is checked: each public name says what it is, what it takes and what it gives, with the shape of each tensor; links between pages,
 and from them into this repository, lead somewhere; the sidebar has every page; a page loads nothing from the network."""
 import ast, importlib, inspect, os, re, shutil, subprocess, sys, textwrap
+from configparser import ConfigParser
 from dataclasses import is_dataclass
 from functools import cache
 from html.parser import HTMLParser
@@ -13,7 +14,14 @@ import yaml
 
 root = Path(__file__).resolve().parent.parent
 nbs = root/'nbs'
-repo = 'https://github.com/aead/aead'
+
+def setting(key):
+    "A value of `settings.ini`."
+    cfg = ConfigParser(delimiters=['='], interpolation=None)
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    return cfg['DEFAULT'].get(key, '').strip()
+
+repo = setting('git_url') # address of the repository; empty until it is known
 
 def notebooks():
     "The pages' sources; scratch begins with an underscore."
@@ -72,6 +80,7 @@ def function_lacks(f, name, above=()):
         if not said and (k=='return' or '->' in last): said = last                                   # `b n d -> b n d` says both
         if not said and k=='return': said = (inspect.getdoc(f) or '').startswith('Yields')
         if not said and re.search(rf'\*\*{k}\s*#\s*\S', source): continue                            # docments does not look there
+        if not said and k in getattr(f, '__settings__', ()): continue                                # its docstring lists them
         if not said and k=='return' and (not plain or f.__name__=='__init__' or not returns(f)): continue
         if not said: yield f"{name}: {'what it returns' if k=='return' else f'argument {k}'} is not documented"
         elif re.search(r'\b(Tensor|ndarray)\b', str(v['anno'])) and not shape.search(str(said)):
@@ -133,13 +142,13 @@ def anchors(file):
 
 def link_fault(f, link):
     "What is wrong with a link in file `f`, or None. Links to the network are not followed, but for those to this repository."
-    if here := re.match(rf'{repo}/(?:blob|tree)/main/([^#]+)', link): return None if (root/here[1]).exists() else 'no such file'
+    if repo and (here := re.match(rf'{repo}/(?:blob|tree)/main/([^#]+)', link)): return None if (root/here[1]).exists() else 'no such file'
     if re.match(r'[a-z]+:', link): return None
     path,_,anchor = link.partition('#')
     to = (f.parent/unquote(path)).resolve() if path else f
     if not to.exists(): return 'no such file'
     if anchor and to.suffix in ('.ipynb','.md') and anchor not in anchors(to): return 'no such heading'
-    if nbs in f.parents and nbs not in to.parents: return f'not part of the site; link to {repo}/blob/main/…'
+    if nbs in f.parents and nbs not in to.parents: return f'not part of the site; link to {repo}/blob/main/…' if repo else 'not part of the site'
 
 def broken_links():
     "One line for each dead link of a notebook, README or CONTRIBUTING."
@@ -182,6 +191,7 @@ def localize(text, depth):
     from nbdev.config import get_config
     site,found,mark = re.escape(get_config().doc_host+get_config().doc_baseurl),[],re.compile('\0(\\d+)\0')
     def local(m): return f"[`{m[1]}`]({'../'*depth}{m[2]}.html#{m[3]})" if m[3] in {o.lower() for o in wanted_entries(m[2])} else f'`{m[1]}`'
+    if not repo: text = re.sub(r'\[source\]\([^)]*\)(\{[^}]*\})?', '', text)         # nbdev links every name to its source
     text = re.sub(rf'\[`([^`\n]+)`\]\({site}/([\w.]+)\.html#([\w.]+)\)', lambda m: found.append(m) or f'\0{len(found)-1}\0', text)
     text = re.sub(r'\[[^\[\]\n]*\]\(', lambda outer: mark.sub(lambda i: f'`{found[int(i[1])][1]}`', outer[0]), text)
     return mark.sub(lambda i: local(found[int(i[1])]), text)
@@ -290,12 +300,18 @@ def check():
     "All that needs no Quarto, but for the pages."
     return [*undocumented(), *broken_links(), *sidebar_gaps()]
 
+def drop_addresses(file):
+    "Takes the address of the site, and that of the repository while it is not known, out of Quarto's settings."
+    keep = [l for l in file.read_text(encoding='utf-8').splitlines() if 'site-url' not in l and (repo or 'repo-' not in l)]
+    file.write_text('\n'.join(keep)+'\n', encoding='utf-8')
+
 def build():
     "Makes `_docs` and returns its faults. `nbdev_docs` would do much the same, but also write README.md in its own way."
     from nbdev.quarto import refresh_quarto_yml
     proc = root/'_proc'
     shutil.rmtree(proc, ignore_errors=True)
     os.chdir(root); refresh_quarto_yml()                                # writes nbs/nbdev.yml from settings.ini
+    drop_addresses(nbs/'nbdev.yml')
     shutil.copytree(nbs, proc, ignore=shutil.ignore_patterns('*.ipynb', '.*', '__pycache__'))
     process(proc)
     if faults := page_faults(proc): return faults

@@ -9,7 +9,9 @@ import numpy as np
 
 root = Path(__file__).resolve().parent.parent
 MAX_COLUMNS = 120
-MAX_ARGUMENTS = 6
+MAX_ARGUMENTS = 6 # of functions that are no entry points
+MAX_CELL = 45 # lines of an export cell
+MAX_BODY = 40 # lines of a function's body
 
 def modules(folder=root/'aead'):
     "The exported modules, by path."
@@ -67,24 +69,26 @@ def private_imports(folder=root/'aead'):
     return out
 
 def long_lines(folder=root/'aead'):
-    "Lines over 120 columns: `(file, number, length)`."
+    "Lines over 120 columns but for nbdev's own: `(file, number, length)`."
+    own = re.compile(r"# %%|__all__ = \[|           '")
     return [(f.relative_to(folder).as_posix(), i, len(l)) for f in modules(folder)
-            for i,l in enumerate(f.read_text(encoding='utf-8').splitlines(), 1) if len(l)>MAX_COLUMNS and not l.startswith('# %%')]
+            for i,l in enumerate(f.read_text(encoding='utf-8').splitlines(), 1) if len(l)>MAX_COLUMNS and not own.match(l)]
 
 def spread(v):
     "Median, nine in ten, longest."
     return f'{np.median(v):.0f} / {np.quantile(v, .9):.0f} / {max(v)}'
 
-def table():
-    "The rows of STYLE's table: what is counted, and what it is now."
-    sources = [o.read_text(encoding='utf-8') for o in modules()]
-    bodies = [body_lines(f) for s in sources for f in functions(s)]
-    tidy = [body_lines(f) for s in sources for f in functions(formatted(s))]
-    many = sum(len(arguments(f))>MAX_ARGUMENTS for s in sources for f in functions(s))
-    return [('function body, median / nine in ten / longest', spread(bodies)), ('the same, formatted at 110 columns', spread(tidy)),
-            ('export cell, median / nine in ten / longest', spread([n for _,n,_ in export_cells()])),
-            ('lines over 120 columns', str(len(long_lines()))), ('imports of private names across wings', str(len(private_imports()))),
-            ('functions with more than six arguments', str(many))]
+def sources(): return [o.read_text(encoding='utf-8') for o in modules()]
+def bodies(texts): return spread([body_lines(f) for s in texts for f in functions(s)])
+def crowded(): return sum(len(arguments(f))>MAX_ARGUMENTS for s in sources() for f in functions(s))
+
+ROWS = [ # what is counted, and how
+    ('function body, median / nine in ten / longest', lambda: bodies(sources())),
+    ('the same, formatted at 110 columns', lambda: bodies(map(formatted, sources()))),
+    ('export cell, median / nine in ten / longest', lambda: spread([n for _,n,_ in export_cells()])),
+    ('lines over 120 columns', lambda: len(long_lines())),
+    ('imports of private names across wings', lambda: len(private_imports())),
+    ('functions with more than six arguments', crowded)]
 
 def worst(n=12):
     "What to shorten first."
@@ -98,4 +102,4 @@ def worst(n=12):
 
 if __name__=='__main__':
     if '--worst' in sys.argv: worst()
-    else: print('\n'.join(f'| {a} | {b} |' for a,b in table()))
+    else: print('\n'.join(f'| {what} | {count()} |' for what,count in ROWS))

@@ -7,5 +7,5 @@ trap 'rm -rf "$here"' EXIT
 cp -r tests "$here/tests"
 cd "$here"
 "$bin/python" -c 'import aead, sys; assert "site-packages" in aead.__file__, aead.__file__'
-"$bin/aead_demo" --out "$here/demo"
+"$bin/aead" demo --out "$here/demo"
 "$bin/python" -m pytest -q -n 2 -p no:cacheprovider tests

@@ -104,6 +104,6 @@ def test_tables_bring_no_scripts(docs):
 
 def test_names_link_within_the_site(docs):
     "nbdev links names to the site's address on the network, also within links, and to names that have no entry."
-    url = lambda m,n: f'https://aead.github.io/aead/{m}.html#{n}'
+    url = lambda m,n: f'https://docs.invalid/aead/{m}.html#{n}'
     text = f"[`cnn_ae`]({url('models.cnn_ae','cnn_ae')}), [`_maker`]({url('data.synthetic','_maker')}), [see [`cnn_ae`]({url('models.cnn_ae','cnn_ae')}) and [`csv`]({url('data.catalog','csv')})](../x.ipynb)"
     assert docs.localize(text, 1)=='[`cnn_ae`](../models.cnn_ae.html#cnn_ae), `_maker`, [see `cnn_ae` and `csv`](../x.ipynb)'

@@ -16,7 +16,7 @@ from .helpers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, che
 
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
-WHOLE = {'config.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
+WHOLE = {'config.yaml','resolved.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
 
 # -- fixtures
 
@@ -26,7 +26,7 @@ def cmd(capsys, monkeypatch):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     def f(name, *args):
         capsys.readouterr()
-        try: status = getattr(cli, f'aead_{name}').main([str(o) for o in args]) or 0
+        try: status = cli.main([name, *map(str, args)]) or 0
         except SystemExit as e: status = e.code or 0
         return Done(status, *capsys.readouterr())
     return f
@@ -52,7 +52,7 @@ def layout_folder(tmp_path_factory):
 def part(layout_folder): return layout_folder('folder')
 
 def train(out, data, tiny, *more, layout='folder'):
-    cli.aead_train.main([str(o) for o in ('--data', data, '--layout', layout, '--config', tiny, '--out', out, '--device', 'cpu', *more)])
+    cli.main([str(o) for o in ('train', '--data', data, '--layout', layout, '--config', tiny, '--out', out, '--device', 'cpu', *more)])
     return out
 
 @pytest.fixture(scope='session')
@@ -66,7 +66,7 @@ def tree(p): return {o.relative_to(p).as_posix(): o.read_bytes() for o in sorted
 def refused(res, *says, name='train', alone=True):
     "One line on stderr that holds all of `says`, status 2, no table, no traceback."
     lines = res.err.splitlines()
-    mine = [o for o in lines if o.startswith(f'aead_{name}: ')]
+    mine = [o for o in lines if o.startswith(f'aead {name}: ')]
     assert res.status==2, res
     assert 'Traceback' not in res.err and len(mine)==1 and lines[-1]==mine[0], res.err
     if alone: assert lines==mine, res.err
@@ -83,8 +83,8 @@ def check_run(out, extra=()):
     assert not [o for o in out.rglob('.*')], 'temporary files'
     m = json.loads((out/'metrics.json').read_text())
     check_figures(m)
-    assert m['schema']==load_yaml(out/'config.yaml')['schema']==json.loads((out/'calibration.json').read_text())['schema']==1
-    with safe_open(out/'model.safetensors', 'pt') as f: assert f.metadata()['schema']=='1'
+    assert m['schema']==load_yaml(out/'resolved.yaml')['schema']==json.loads((out/'calibration.json').read_text())['schema']==2
+    with safe_open(out/'model.safetensors', 'pt') as f: assert f.metadata()['schema']=='2'
     t = {o: pd.read_csv(out/f'{o}.csv', keep_default_na=False) for o in ('catalog','history','scores')}
     assert all((o.schema==1).all() for o in t.values())
     assert list(t['catalog'].columns[:6])==['path','label','defect','mask','group','split']
@@ -118,7 +118,7 @@ def test_train_in_every_layout(layout, layout_folder, tiny, tmp_path, cmd):
     assert set(m['per_defect'])=={dict(mtd='crack', visa='anomaly', btad='ko').get(layout, 'dent')}
     for o in ('image AUROC','AUPRO','false-alarm rate','report.html'): assert o in res.out
     own = layout in ('mvtec','visa','btad')
-    assert m['split']==load_yaml(tmp_path/'run'/'config.yaml')['data']['split']==('published' if own else 'grouped')
+    assert m['split']==load_yaml(tmp_path/'run'/'resolved.yaml')['data']['split']==('published' if own else 'grouped')
     c = t['catalog']
     assert not set(c.group[c.split=='train']) & set(c.group[c.split.isin(['cal','test'])]) and not c.label[c.split=='train'].any()
     if own: assert m['n']['test_good']==N_GOOD
@@ -143,18 +143,18 @@ models:
 """
 
 def test_a_head_by_command(part, tiny, tmp_path, cmd):
-    "Trained, searched, scored, refused; `search.csv` says what was chosen, and config.yaml has it."
+    "Trained, searched, scored, refused; `search.csv` says what was chosen, and resolved.yaml has it."
     args = ('train', '--data', part, '--config', tiny, '--device', 'cpu', '--recipe', 'tiles')
     (tmp_path/'more.yaml').write_text(tiny.read_text().replace('head: null', 'head: {nf: 8, depth: 2, memory: 8}').replace('search: false', 'search: true').replace('defects: 0', 'defects: 0.5'))
     res = cmd(*args[:4], tmp_path/'more.yaml', *args[5:], '--steps', 8, '--out', tmp_path/'run')
     assert res.status==0, res.err
     m,_ = check_run(tmp_path/'run', ('search.csv',))
-    cfg,found = load_yaml(tmp_path/'run'/'config.yaml'),pd.read_csv(tmp_path/'run'/'search.csv')
+    cfg,found = load_yaml(tmp_path/'run'/'resolved.yaml'),pd.read_csv(tmp_path/'run'/'search.csv')
     assert cfg['train']['steps']==8 and cfg['detect']['maps']==json.loads(found['maps'][0]) and cfg['detect']['pool']==found.pool[0] and any('memory' in o for o in found['maps'])
     assert cmd('evaluate', '--run', tmp_path/'run').status==0 and json.loads((tmp_path/'run'/'metrics.json').read_text())==m
     assert cmd(*args[:4], tmp_path/'more.yaml', *args[5:], '--steps', 8, '--out', tmp_path/'run', '--resume').status==0     # what the search chose is no other setting
-    refused(cmd(*args, '--head', 'on', '--defects', 0, '--out', tmp_path/'x'), 'data.defects', 'head')
-    refused(cmd(*args, '--head', 'maybe', '--out', tmp_path/'x'), 'on or off')
+    refused(cmd(*args, '--head', '--defects', 0, '--out', tmp_path/'x'), 'data.defects', 'head')
+    refused(cmd(*args, '--had', '--out', tmp_path/'x'), 'unknown option --had', 'head')
 
 def test_features_of_an_encoder_that_was_trained_here(done_run, part, tiny, tmp_path, cmd):
     "Reconstructs the features of an earlier run's encoder; once trained, the run needs that file no more."
@@ -246,8 +246,8 @@ def test_demo_stopped_before_its_first_epoch_can_be_repeated(monkeypatch, tiny, 
 # -- one process for each command
 
 def script(name):
-    exe = Path(sys.executable).parent/f'aead_{name}'
-    return [str(exe)] if exe.exists() else [sys.executable, '-c', f'from aead.cli import aead_{name}; aead_{name}.main()']
+    exe = Path(sys.executable).parent/'aead'
+    return [str(exe), name] if exe.exists() else [sys.executable, '-m', 'aead', name]
 
 def process(name, *args, cwd):
     return subprocess.run([*script(name), *map(str, args)], capture_output=True, text=True, cwd=cwd,
@@ -265,10 +265,10 @@ def test_processes(part, tiny, tmp_path):
     p = process('demo', '--help', cwd=tmp_path)                     # itself it takes a minute
     assert p.returncode==0 and '--out' in p.stdout and not p.stderr
 
-@pytest.mark.parametrize('name', ['demo','train','evaluate','score','protocol','export','benchmark','compare'])
+@pytest.mark.parametrize('name', ['demo','train','evaluate','score','calibrate','crossval','export','benchmark','compare'])
 def test_help(name, cmd):
     res = cmd(name, '--help')
-    assert res.status==0 and '--out' in res.out and f'aead_{name}' in res.out and not res.err
+    assert res.status==0 and '--out' in res.out and f'aead {name}' in res.out and not res.err
 
 # -- less than everything
 
@@ -445,7 +445,7 @@ def test_export(run, part, tmp_path, cmd):
 def test_benchmark(run, tmp_path, cmd):
     res = cmd('benchmark', '--runs', run, '--bs', 2, '--n', 2, '--out', tmp_path/'b.csv')
     assert res.status==0 and 'median_ms' in res.out and len(pd.read_csv(tmp_path/'b.csv'))==1
-    res = cmd('benchmark', '--models', 'cnn_ae', '--size', 32, '--head', 'off', '--bs', 2, '--n', 2)
+    res = cmd('benchmark', '--models', 'cnn_ae', '--size', 32, '--no-head', '--bs', 2, '--n', 2)
     assert res.status==0 and 'cnn_ae' in res.out
     refused(cmd('benchmark', '--models', 'cnn'), 'cnn_ae', name='benchmark')
     refused(cmd('benchmark', '--n', 0, '--size', 32), 'at least one call', name='benchmark')
@@ -611,9 +611,9 @@ def test_python_in_yaml_is_not_run(part, run, tmp_path, cmd):
     f = tmp_path/'evil.yaml'
     f.write_text(PYTHON_YAML.format(tmp_path/'pwned'))
     refused(cmd('train', '--data', part, '--config', f, '--out', tmp_path/'new'), 'evil.yaml')
-    shutil.copy(f, run/'config.yaml')
-    refused(cmd('evaluate', '--run', run), 'config.yaml', name='evaluate')
-    refused(cmd('score', '--run', run, '--input', part, '--out', tmp_path/'s.csv'), 'config.yaml', name='score')
+    for o in ('config.yaml','resolved.yaml'): shutil.copy(f, run/o)
+    refused(cmd('evaluate', '--run', run), 'resolved.yaml', name='evaluate')
+    refused(cmd('score', '--run', run, '--input', part, '--out', tmp_path/'s.csv'), 'resolved.yaml', name='score')
     refused(cmd('train', '--resume', '--out', run), 'config.yaml')
     assert not (tmp_path/'pwned').exists() and not (tmp_path/'new').exists() and not (tmp_path/'s.csv').exists()
 
@@ -702,7 +702,7 @@ def test_two_numbers_of_channels(layout_folder, tiny, tmp_path, cmd):
 
 # -- bad input: runs
 
-@pytest.mark.parametrize('part_of', ['config.yaml','model.safetensors','calibration.json','catalog.csv'])
+@pytest.mark.parametrize('part_of', ['resolved.yaml','model.safetensors','calibration.json','catalog.csv'])
 def test_run_without_a_part(part_of, run, part, tmp_path, cmd):
     (run/part_of).unlink()
     before = tree(run)

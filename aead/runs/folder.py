@@ -51,7 +51,7 @@ class RunFolder:
     def __repr__(self): return f'RunFolder({self.path})'
 
     @property
-    def name(self)->str:
+    def name(self)->str: # the last part of its path
         "Name of the folder."
         return self.path.resolve().name
 

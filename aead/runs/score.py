@@ -38,7 +38,7 @@ def show_progress(
     batches, # an iterable of batches; those with `rows` count by their rows
     n:int, # number of images in all
     every:float=10. # seconds between two lines
-):
+): # the same batches
     "Passes batches on, and prints how many images are done."
     done,t0,last = 0,time.time(),time.time()
     for b in batches:
