@@ -6,11 +6,12 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Hundreds of processes import the package: bytecode is kept, whatever the surroundings say.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help venv demo test test-browser lab docs readme test-wheel clean
+.PHONY: help venv demo test test-quick lint test-browser lab docs hooks readme test-wheel clean
 
 help:
 	@echo "make demo        train and evaluate on the embedded data set; writes runs/demo/report.html"
 	@echo "make test        everything that is checked: notebooks, package, tests"
+	@echo "make test-quick  in under two minutes: what the last change touched"
 	@echo "make test-browser  the dashboard and the report in a real browser (installs what it needs)"
 	@echo "make venv        only make .venv with all that is needed"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -32,11 +33,24 @@ venv: .venv/installed
 
 demo: venv
 	@$(BIN)/aead demo --out runs/demo
+	@echo "next: source .venv/bin/activate, then aead --help"
 
-test: venv
-	$(BIN)/python -m pytest -q tests/test_notebooks.py
+lint: venv
+	$(BIN)/ruff check aead nbs tests scripts
+
+test: lint
+	$(BIN)/python -m pytest -q tests/test_notebooks.py tests/test_style.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python -m pytest -q -n 2 tests --ignore tests/test_notebooks.py --ignore tests/browser
+	$(BIN)/python -m pytest -q -n 2 --durations=15 tests --ignore tests/test_notebooks.py --ignore tests/test_style.py --ignore tests/browser
+
+# For daily use: the notebooks that differ from the last commit, and the tests that mirror them.
+test-quick: lint
+	$(BIN)/python scripts/quick.py
+
+# Runs export, clean and ruff before each commit; and merges notebooks cell by cell.
+hooks: venv
+	$(BIN)/nbdev_install_hooks
+	$(BIN)/pip install --quiet --disable-pip-version-check pre-commit && $(BIN)/pre-commit install
 
 # Playwright drives Debian's chromium: no browser is downloaded from elsewhere. -s shows the time that a click takes.
 test-browser: venv
@@ -57,7 +71,7 @@ test-wheel: venv
 	rm -rf dist build $(WHEEL)
 	$(BIN)/python -m build --wheel --quiet
 	$(PYTHON) -m venv $(WHEEL)
-	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[export]" pytest pytest-xdist
+	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[dashboard,export]" pytest pytest-xdist
 	scripts/test_wheel.sh $(WHEEL)
 
 clean:

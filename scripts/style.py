@@ -1,4 +1,4 @@
-"""Measures how the code reads: sizes of functions and cells, line lengths, imports across walls. CONTRIBUTING shows the table.
+"""Measures how the code reads: sizes of functions and cells, line lengths, imports across walls.
 
     python scripts/style.py            the table
     python scripts/style.py --worst    what to shorten first"""
@@ -43,8 +43,8 @@ def export_cells(folder=root/'nbs'):
         for c in json.loads(nb.read_text(encoding='utf-8'))['cells']:
             s = ''.join(c['source'])
             if c['cell_type']!='code' or not re.match(r'#\| ?export', s): continue
-            lines = [l for l in s.splitlines() if l.strip() and not l.startswith('#|')]
-            code = ast.parse('\n'.join(l for l in s.splitlines() if not l.startswith('#|'))).body
+            code = [line for line in s.splitlines() if not line.startswith('#|')]
+            lines,code = [line for line in code if line.strip()],ast.parse('\n'.join(code)).body
             if all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in code): continue
             out.append((nb.stem, len(lines), next((n.name for n in code if hasattr(n, 'name')), lines[0][:40])))
     return out
@@ -71,8 +71,9 @@ def private_imports(folder=root/'aead'):
 def long_lines(folder=root/'aead'):
     "Lines over 120 columns but for nbdev's own: `(file, number, length)`."
     own = re.compile(r"# %%|__all__ = \[|           '")
-    return [(f.relative_to(folder).as_posix(), i, len(l)) for f in modules(folder)
-            for i,l in enumerate(f.read_text(encoding='utf-8').splitlines(), 1) if len(l)>MAX_COLUMNS and not own.match(l)]
+    lines = [(f.relative_to(folder).as_posix(), i, line) for f in modules(folder)
+             for i,line in enumerate(f.read_text(encoding='utf-8').splitlines(), 1)]
+    return [(f, i, len(line)) for f,i,line in lines if len(line)>MAX_COLUMNS and not own.match(line)]
 
 def spread(v):
     "Median, nine in ten, longest."
@@ -94,11 +95,13 @@ def worst(n=12):
     "What to shorten first."
     fs = [(body_lines(f), len(arguments(f)), m.relative_to(root/'aead').as_posix(), f.name) for m in modules()
           for f in functions(formatted(m.read_text(encoding='utf-8')))]
+    cells,lines = sorted(export_cells(), key=lambda o: -o[1])[:n],sorted(long_lines(), key=lambda o: -o[2])[:n]
+    many = [o for o in sorted(fs, key=lambda o: -o[1]) if o[1]>MAX_ARGUMENTS]
     print('longest functions, formatted:', *[f'  {k}  {m} {f}' for k,_,m,f in sorted(fs, reverse=True)[:n]], sep='\n')
-    print('largest export cells:', *[f'  {k}  {nb} {d}' for nb,k,d in sorted(export_cells(), key=lambda o: -o[1])[:n]], sep='\n')
-    print('more than six arguments:', *[f'  {k}  {m} {f}' for _,k,m,f in sorted(fs, key=lambda o: -o[1]) if k>MAX_ARGUMENTS], sep='\n')
+    print('largest export cells:', *[f'  {k}  {nb} {d}' for nb,k,d in cells], sep='\n')
+    print('more than six arguments:', *[f'  {k}  {m} {f}' for _,k,m,f in many], sep='\n')
     print('private names across wings:', *[f'  {o}' for o in private_imports()], sep='\n')
-    print('long lines:', *[f'  {k}  {f}:{i}' for f,i,k in sorted(long_lines(), key=lambda o: -o[2])[:n]], sep='\n')
+    print('long lines:', *[f'  {k}  {f}:{i}' for f,i,k in lines], sep='\n')
 
 if __name__=='__main__':
     if '--worst' in sys.argv: worst()

@@ -86,7 +86,7 @@ def check_run(out, extra=()):
     assert m['schema']==load_yaml(out/'resolved.yaml')['schema']==json.loads((out/'calibration.json').read_text())['schema']==2
     with safe_open(out/'model.safetensors', 'pt') as f: assert f.metadata()['schema']=='2'
     t = {o: pd.read_csv(out/f'{o}.csv', keep_default_na=False) for o in ('catalog','history','scores')}
-    assert all((o.schema==1).all() for o in t.values())
+    assert all((o.schema==2).all() for o in t.values())
     assert list(t['catalog'].columns[:6])==['path','label','defect','mask','group','split']
     assert {'epoch','train_loss','valid_loss','lr','seconds'} <= set(t['history'])
     check_scores(out, t['scores'], m)

@@ -52,9 +52,9 @@ def shell_lines():
     "Lines of shell blocks, without comments, and commands in backticks."
     for name,text in pages():
         for block in re.findall(r'^```(?:sh|bash|console)?\n(.*?)^```', text, re.S|re.M):
-            for l in block.replace('\\\n', ' ').splitlines():
-                if re.match(r'\s*(aead|make|pip) ', l): yield name, shlex.split(l, comments=True), True
-        for l in re.findall(r'`(aead [a-z]+[^`\n]*)`', text): yield name, shlex.split(l.replace('…', '')), False
+            for line in block.replace('\\\n', ' ').splitlines():
+                if re.match(r'\s*(aead|make|pip) ', line): yield name, shlex.split(line, comments=True), True
+        for line in re.findall(r'`(aead [a-z]+[^`\n]*)`', text): yield name, shlex.split(line.replace('…', '')), False
 
 def fault(words, whole):
     "What is wrong with a command, or None; `whole` ones must have their required options."
