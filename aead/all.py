@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../nbs/99_all.ipynb #c88264c9
+from importlib.util import find_spec as _find_spec
+
 from .files import *
 from .config import *
 from .data.catalog import *
@@ -52,14 +54,17 @@ from .runs.train import *
 from .runs.crossval import *
 from .runs.benchmark import *
 from .runs.compare import *
-from .dashboard.base import *
-from .dashboard.run_view import *
-from .dashboard.results import *
-from .dashboard.compare import *
-from .dashboard.explorer import *
-from .dashboard.training import *
-from .dashboard.app import *
 from .export import *
+
+# %% ../nbs/99_all.ipynb #e818ac4a
+if _find_spec('ipywidgets') and _find_spec('anywidget'):
+    from aead.dashboard.base import *
+    from aead.dashboard.run_view import *
+    from aead.dashboard.results import *
+    from aead.dashboard.compare import *
+    from aead.dashboard.explorer import *
+    from aead.dashboard.training import *
+    from aead.dashboard.app import *
 
 # %% ../nbs/99_all.ipynb #01c5d9bf
 #| eval: false
