@@ -169,3 +169,14 @@ def test_pixel_histograms_leave_out_what_is_not_valid(rng):
     good,bad,share = PixelHistograms().update(m, mask, valid).rows[0]
     assert (good.sum(), bad.sum()) == (24, 8) and np.isclose(share.sum(), 1)
     with pytest.raises(ValueError, match='finite'): PixelHistograms().update(m*np.nan, mask)
+
+def test_several_folds_are_not_pooled(rng):
+    "Each fold has a model and a scale of its own, so DeLong's test, which would pool the scores, is for one fold only."
+    n = 60
+    y,fold = np.arange(n)%2,np.arange(n)//30
+    t = pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'group': np.arange(n), 'label': y, 'fold': fold})
+    a,b = (t.assign(score=(y*lift+rng.normal(size=n))*10.**fold) for lift in (2., 1.))
+    whole,single = paired_test(a, b, n=200),paired_test(a[fold==0], b[fold==0], n=200)
+    assert whole['method']=='bootstrap of groups' and single['method']=='DeLong'
+    scaled = [o.assign(score=o.score/10.**fold) for o in (a, b)]
+    assert paired_test(*scaled, n=200)['p_value']==pytest.approx(whole['p_value'], abs=1e-12)       # the scale of a fold does not matter
