@@ -213,7 +213,7 @@ def _mean_difference(d, metric, rows=slice(None)):
 
 def _paired_error(d, metric, n, seed):
     "Standard error of the mean difference, its degrees of freedom, and the name of the method."
-    if metric=='image_auroc' and d.group.nunique()==len(d) and d.fold.nunique()==1:      # scores of folds are never pooled
+    if metric=='image_auroc' and d.group.nunique()==len(d) and d.fold.nunique()==1:  # folds are not pooled
         return delong_test(d.label, d.score_a, d.score_b)['se'], np.inf, 'DeLong'
     draws = [_mean_difference(d, metric, i) for i in resample_groups(d, n, seed)]
     m = min(_n_groups(d))
