@@ -48,7 +48,7 @@ class Dashboard:
         from IPython.display import display
         display(self.widget)
 
-# %% ../../nbs/96_dashboard.app.ipynb #eccd1d85
+# %% ../../nbs/96_dashboard.app.ipynb #1a7b4aa8
 @patch
 def _top(self:Dashboard):
     "The line above the tabs: the choice of runs, and the image that is open."
@@ -64,6 +64,7 @@ def _tabs(self:Dashboard):
     self.tabs.observe(lambda c: self._turn(c['new']), 'selected_index')
     return self.tabs
 
+# %% ../../nbs/96_dashboard.app.ipynb #09ab38aa
 @patch
 def _turn(self:Dashboard, i):
     "Shows the panel of the tab `i`, hides the others."
@@ -77,7 +78,7 @@ def _follow(self:Dashboard, _):
     i,v = self.state.image,self.views[self.state.run]
     self.image.value = tag('span', f'\u2002{v.name(i)} is open in the explorer') if 0 <= i < len(v.images) else ''
 
-# %% ../../nbs/96_dashboard.app.ipynb #0c00f9a0
+# %% ../../nbs/96_dashboard.app.ipynb #06764c2e
 @patch
 def switch(self:Dashboard,
     run:str # name of a run
@@ -92,7 +93,7 @@ def switch(self:Dashboard,
 @patch
 def _chosen(self:Dashboard, change): self.switch(change['new'])
 
-# %% ../../nbs/96_dashboard.app.ipynb #318132d7
+# %% ../../nbs/96_dashboard.app.ipynb #9917bea8
 @patch
 def add(self:Dashboard,
     folder # of a run
@@ -113,7 +114,7 @@ def _free_name(self:Dashboard, folder):
     while name in self.views and self.views[name].folder!=folder: name += '*'
     return name
 
-# %% ../../nbs/96_dashboard.app.ipynb #9513c826
+# %% ../../nbs/96_dashboard.app.ipynb #789f392e
 def create_dashboard(
     config=None, # as in `Dashboard`
     results=None # as in `Dashboard`

@@ -24,7 +24,7 @@ def to_png(
         Image.fromarray(rgb).save(f, format='PNG', compress_level=1)
         return f.getvalue()
 
-# %% ../../nbs/90_dashboard.base.ipynb #9df63a17
+# %% ../../nbs/90_dashboard.base.ipynb #1f5526e8
 def as_text(
     v # a number, a word, or `Markup`, which stays as it is; None or NaN: missing
 )->Markup: # HTML
@@ -33,7 +33,7 @@ def as_text(
     if not isinstance(v, (float,np.floating)): return escape(v)
     return Markup('–' if np.isnan(v) else f'{v:.3f}')
 
-# %% ../../nbs/90_dashboard.base.ipynb #3464fee2
+# %% ../../nbs/90_dashboard.base.ipynb #f3aca807
 def _cell(kind, v):
     text = as_text(v)
     wrap = 'white-space:nowrap' if len(text)<40 else ''
@@ -48,7 +48,7 @@ def html_table(
     lines += [tag('tr', *[_cell('td', o) for o in r]) for r in rows]
     return tag('table', *lines, style='line-height:1.5')
 
-# %% ../../nbs/90_dashboard.base.ipynb #ef379883
+# %% ../../nbs/90_dashboard.base.ipynb #96d7bd4d
 def field(
     kind, # class of a widget with a `description`, such as `ipywidgets.Dropdown`
     name:str, # label in front of it
@@ -60,7 +60,7 @@ def field(
     layout,style = w.Layout(width=f'{width}px'),{'description_width': f'{label}px'}
     return kind(description=name, layout=layout, style=style, **traits)
 
-# %% ../../nbs/90_dashboard.base.ipynb #e5304f2a
+# %% ../../nbs/90_dashboard.base.ipynb #b983d550
 def _figure_widget(fig):
     "`fig` as a widget that registers with the browser after it has its data."
     import plotly.graph_objects as go
@@ -74,7 +74,7 @@ def _figure_widget(fig):
     out.open()
     return out
 
-# %% ../../nbs/90_dashboard.base.ipynb #3aeb6ed3
+# %% ../../nbs/90_dashboard.base.ipynb #3c1a13b7
 class Chart:
     "A place for a plotly figure on the page."
     def __init__(self,
@@ -95,19 +95,21 @@ class Chart:
         self.widget.children = () if fig is None else (self.figure,)
         if old is not None: old.close()
 
-    @property
-    def data(self)->tuple: # traces of plotly; empty without a figure
-        "The traces of the figure."
-        return () if self.figure is None else self.figure.data
+# %% ../../nbs/90_dashboard.base.ipynb #01d68463
+@patch(as_prop=True)
+def data(self:Chart)->tuple: # traces of plotly; empty without a figure
+    "The traces of the figure."
+    return () if self.figure is None else self.figure.data
 
-    @property
-    def layout(self): # plotly's layout
-        "The layout of the figure."
-        return self.figure.layout
+@patch(as_prop=True)
+def layout(self:Chart): # plotly's layout
+    "The layout of the figure."
+    return self.figure.layout
 
-    def batch_update(self): # a context
-        "Changes within it reach the browser as one."
-        return self.figure.batch_update()
+@patch
+def batch_update(self:Chart): # a context
+    "Changes within it reach the browser as one."
+    return self.figure.batch_update()
 
 # %% ../../nbs/90_dashboard.base.ipynb #4ccae377
 class State(traitlets.HasTraits):
@@ -116,7 +118,7 @@ class State(traitlets.HasTraits):
     image = traitlets.Int(-1)               # row of the run's images; -1: none
     threshold = traitlets.Float(None, allow_none=True)
 
-# %% ../../nbs/90_dashboard.base.ipynb #0a7421fe
+# %% ../../nbs/90_dashboard.base.ipynb #b1bbafe6
 class Panel:
     "A part of the dashboard: `widget` to show, `state` and `views` to read, and `trouble`, a place for errors."
     title,watches = '',['run','threshold']
@@ -146,7 +148,7 @@ class Panel:
         "Fills the widgets from `state` and `view`."
         raise NotImplementedError
 
-# %% ../../nbs/90_dashboard.base.ipynb #95b012eb
+# %% ../../nbs/90_dashboard.base.ipynb #c3d7d0c6
 def _describe_error(e):
     text = e.args[0] if isinstance(e, KeyError) and e.args else e
     return str(text) if isinstance(e, (ValueError,KeyError,FileNotFoundError)) else f'{type(e).__name__}: {text}'
@@ -161,6 +163,7 @@ def attempt(self:Panel,
     try: f(*args)
     except Exception as e: self.trouble.value = tag('p', _describe_error(e), role='alert', style='color:#b00020')
 
+# %% ../../nbs/90_dashboard.base.ipynb #5956779f
 @patch
 def listen(self:Panel,
     f, # function without arguments
@@ -181,7 +184,7 @@ def button(self:Panel,
     b.on_click(lambda _: self.attempt(f, *args))
     return b
 
-# %% ../../nbs/90_dashboard.base.ipynb #f31ae80f
+# %% ../../nbs/90_dashboard.base.ipynb #f35284aa
 @patch
 def refresh(self:Panel):
     "Brings the panel up to date, or marks it `stale` while it is hidden."
@@ -208,6 +211,7 @@ def _button_widget(side):
     layout = w.Layout(width=f'{side+8}px', margin='1px 0 0 0', padding='0')
     return w.Button(layout=layout, style={'font_size': '11px'})
 
+# %% ../../nbs/90_dashboard.base.ipynb #85fa7cdb
 class Gallery:
     "Thumbnails with a button each; `rows` are the images shown."
     def __init__(self,
@@ -225,7 +229,7 @@ class Gallery:
         grid = w.Layout(grid_template_columns=f'repeat({columns}, {side+14}px)', grid_gap='4px 2px')
         self.widget = w.GridBox(self.cells, layout=grid)
 
-# %% ../../nbs/90_dashboard.base.ipynb #1b46745b
+# %% ../../nbs/90_dashboard.base.ipynb #93888de2
 @patch
 def fill(self:Gallery,
     view, # what has `thumbnail` and `name`: a `RunView`

@@ -17,7 +17,7 @@ from ..report.html import tag
 from .base import as_text, Chart, field, Gallery, html_table, Panel
 from .run_view import RunView
 
-# %% ../../nbs/93_dashboard.compare.ipynb #497bc412
+# %% ../../nbs/93_dashboard.compare.ipynb #408941ea
 def table_to_compare(
     view:RunView # a run
 )->pd.DataFrame: # a row per test image: `path label defect group score decision`, with the rows of the run as index
@@ -26,7 +26,7 @@ def table_to_compare(
     decision = np.nan if thr is None else (t.score>thr).astype(float)
     return t.assign(path=[view.name(i) for i in t.index], decision=decision)
 
-# %% ../../nbs/93_dashboard.compare.ipynb #f7d73ff6
+# %% ../../nbs/93_dashboard.compare.ipynb #6872a33d
 def _interval(low, high, why):
     return why if low is None or pd.isna(low) else f'{as_text(low)} to {as_text(high)}'
 
@@ -42,7 +42,7 @@ def ranking_table(
     head = ['rank', 'run', METRICS['image_auroc'].label, '95 % interval', 'better than']
     return html_table(map(cells, rows), head) + tag('p', f"{rows[0]['images']} images in common")
 
-# %% ../../nbs/93_dashboard.compare.ipynb #a6845d97
+# %% ../../nbs/93_dashboard.compare.ipynb #bbd828bb
 def difference_table(
     tables:dict, # tables of scores by name of the run
     n:int=300, # draws of each interval
@@ -81,16 +81,17 @@ class ComparePanel(Panel):
             self.runs.value = chosen if len(chosen)>1 else names[:2]
         self.compare()
 
-    def _open(self, view, i):
-        "Opens an image of one of the two runs, at the threshold of that run."
-        name = next(k for k,v in self.views.items() if v is view)
-        thr = self.state.threshold if name==self.state.run else view.threshold
-        with self.state.hold_trait_notifications():
-            self.state.run = name
-            self.state.threshold = thr
-            self.state.image = i
+# %% ../../nbs/93_dashboard.compare.ipynb #f774e5dd
+@patch
+def _open(self:ComparePanel, view, i):
+    name = next(k for k,v in self.views.items() if v is view)
+    thr = self.state.threshold if name==self.state.run else view.threshold
+    with self.state.hold_trait_notifications():
+        self.state.run = name
+        self.state.threshold = thr
+        self.state.image = i
 
-# %% ../../nbs/93_dashboard.compare.ipynb #6d5ce797
+# %% ../../nbs/93_dashboard.compare.ipynb #b6db5f8f
 @patch
 def tables(self:ComparePanel)->dict: # tables of scores by name of the run: `path label defect group score decision`
     "The test images of each run that was chosen."
@@ -111,6 +112,7 @@ def compare(self:ComparePanel):
     if len(t)>1: self._disagree(t)
     self.last = now
 
+# %% ../../nbs/93_dashboard.compare.ipynb #e4d5a535
 @patch
 def _clear(self:ComparePanel):
     self.last = None

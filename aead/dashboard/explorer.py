@@ -40,7 +40,7 @@ class ExplorerPanel(Panel):
 
     def _open(self, view, i): self.state.image = i
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #299b163a
+# %% ../../nbs/94_dashboard.explorer.ipynb #99964219
 @patch
 def _chart_widgets(self:ExplorerPanel):
     self.chart_kind = w.ToggleButtons(options=list(charts), value='histogram', style={'button_width': '90px'})
@@ -48,6 +48,7 @@ def _chart_widgets(self:ExplorerPanel):
     self.listen(self._draw_chart, self.chart_kind)
     return self.chart_kind,self.chart_note,self.chart.widget
 
+# %% ../../nbs/94_dashboard.explorer.ipynb #d78bf8ef
 @patch
 def _gallery_widgets(self:ExplorerPanel):
     self.kind = field(w.Dropdown, 'class', 165, 58, options=['all'])
@@ -60,6 +61,7 @@ def _gallery_widgets(self:ExplorerPanel):
     filters = w.HBox([self.kind, self.split, self.outcome])
     return filters,w.HBox([self.scores, self.page, self.count]),self.gallery.widget
 
+# %% ../../nbs/94_dashboard.explorer.ipynb #a9cfb6f2
 @patch
 def _image_widgets(self:ExplorerPanel):
     wide = w.Layout(width='278px')
@@ -75,7 +77,7 @@ def _image_widgets(self:ExplorerPanel):
     place = w.Layout(flex='0 0 284px', margin='0 0 0 6px')
     return w.VBox([self.what, self.opacity, self.outline, self.big, self.caption], layout=place)
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #ea985c0e
+# %% ../../nbs/94_dashboard.explorer.ipynb #2e6f174f
 @patch
 def _new_run(self:ExplorerPanel):
     "Filters and slider of the run that is shown."
@@ -110,6 +112,7 @@ def _draw_chart(self:ExplorerPanel):
     fig.add_scatter(x=x, y=y, mode='markers', name='ring', hoverinfo='skip', showlegend=False, marker=ring)
     self.chart.show(fig.update_layout(width=510), self.clicked)
 
+# %% ../../nbs/94_dashboard.explorer.ipynb #86dd3e58
 @patch
 def _open_mark(self:ExplorerPanel, traces):
     "Where the mark of the open image is, as lists `x`, `y`; empty where it has none."
@@ -125,7 +128,7 @@ def _mark_open(self:ExplorerPanel):
     if list(ring.x)==x and list(ring.y)==y: return
     with self.chart.batch_update(): ring.x,ring.y = x,y
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #9ddb2b15
+# %% ../../nbs/94_dashboard.explorer.ipynb #8e2872ab
 @patch
 def clicked(self:ExplorerPanel,
     trace, # of the chart
@@ -152,6 +155,7 @@ def rows(self:ExplorerPanel)->np.ndarray: # numbers of rows of the run's images,
     if self.outcome.value!='all': keep &= pd.Series([self.outcome_of(i)==self.outcome.value for i in t.index], t.index)
     return t.score[keep].sort_values(ascending=False, kind='stable').index.to_numpy()
 
+# %% ../../nbs/94_dashboard.explorer.ipynb #098c7160
 @patch
 def _in_range(self:ExplorerPanel, score):
     lo,hi = self.scores.value
@@ -167,6 +171,7 @@ def outcome_of(self:ExplorerPanel,
     label,score,thr = self.view.images.label[i],self.view.images.score[i],self.state.threshold
     return outcome(label, None if thr is None or np.isnan(score) else int(score>thr))
 
+# %% ../../nbs/94_dashboard.explorer.ipynb #953e0b34
 @patch
 def _fill_gallery(self:ExplorerPanel):
     "The page of the gallery that was chosen."
@@ -181,7 +186,7 @@ def _label(self:ExplorerPanel, i):
     r = self.view.images.loc[i]
     return f'{r.defect} {r.score:.3g}' if pd.notna(r.score) else str(r.defect)
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #9e81cd89
+# %% ../../nbs/94_dashboard.explorer.ipynb #41793c5e
 @patch
 def draw(self:ExplorerPanel):
     "The image that is open, in the view that was chosen."
@@ -195,6 +200,7 @@ def draw(self:ExplorerPanel):
     self.big.layout.display = ''
     self._offer_views()
 
+# %% ../../nbs/94_dashboard.explorer.ipynb #9a34bbfa
 @patch
 def _offer_views(self:ExplorerPanel):
     now,views = self.what.value,self.view.views()
@@ -202,6 +208,7 @@ def _offer_views(self:ExplorerPanel):
     self.what.options = views
     self.what.value = now if now in views else views[0]
 
+# %% ../../nbs/94_dashboard.explorer.ipynb #8b1a2dea
 @patch
 def _describe(self:ExplorerPanel, i):
     "The caption of an image: class, outcome, score, name, scale of the colours."

@@ -20,7 +20,7 @@ from ..report.html import tag
 from .base import Chart, field, Gallery, html_table, Panel
 from .run_view import RunView, spread_out
 
-# %% ../../nbs/92_dashboard.results.ipynb #1cba495d
+# %% ../../nbs/92_dashboard.results.ipynb #c1fb477e
 # Metrics of the overview, in order.
 overview_metrics = ('image_auroc', 'image_ap', 'image_f1_max', 'pixel_auroc', 'pixel_ap', 'aupro_30',
                     'false_alarm_rate', 'detection_rate')
@@ -51,7 +51,7 @@ class OverviewPanel(Panel):
         parts = [*self._metrics(), *self._leaks()] if self.view.metrics else [none]
         self.text.value = ''.join([self._counts(), *parts, *self._missing()])
 
-# %% ../../nbs/92_dashboard.results.ipynb #7bb0b044
+# %% ../../nbs/92_dashboard.results.ipynb #544a5760
 @patch
 def _counts(self:OverviewPanel):
     "Model, split, and number of test images."
@@ -70,6 +70,7 @@ def _metrics(self:OverviewPanel):
         yield tag('p', tag('b', f"{METRICS['image_auroc'].label} by class of defects"))
         yield html_table([(k, o['image_auroc'], f"{o['n']} images") for k,o in known.items()])
 
+# %% ../../nbs/92_dashboard.results.ipynb #db1c9fa5
 @patch
 def _leaks(self:OverviewPanel):
     audit = self.view.metrics.get('audit') or {}
@@ -83,7 +84,7 @@ def _missing(self:OverviewPanel):
         yield tag('p', tag('b', 'What this run cannot show'))
         yield html_table([[o] for o in lacks])
 
-# %% ../../nbs/92_dashboard.results.ipynb #ec210d4b
+# %% ../../nbs/92_dashboard.results.ipynb #9b6368a7
 def count_outcomes(
     table:pd.DataFrame, # a row per image: `label score`
     threshold:float # scores above it are flagged
@@ -93,6 +94,7 @@ def count_outcomes(
     sets = {'passed': ~bad & ~flagged, 'false alarm': ~bad & flagged, 'missed': bad & ~flagged, 'found': bad & flagged}
     return {k: int(o.sum()) for k,o in sets.items()}
 
+# %% ../../nbs/92_dashboard.results.ipynb #e1dfa8f1
 def _rate(n, of): return f'{n/of:.3f}' if of else None
 
 def outcome_table(
@@ -105,7 +107,7 @@ def outcome_table(
             ('', '', '', METRICS['precision'].label, _rate(n['found'], n['found']+n['false alarm']))]
     return html_table(rows, ['','accepted','rejected','',''])
 
-# %% ../../nbs/92_dashboard.results.ipynb #41bb4c6d
+# %% ../../nbs/92_dashboard.results.ipynb #3ce0279c
 def plot_rates(
     table:pd.DataFrame, # a row per image: `label score`
     threshold:float|None=None, # a line that marks it; None: hidden
@@ -141,15 +143,6 @@ class ThresholdPanel(Panel):
         found = w.HBox([self.text, self.rates.widget], layout=wrap)
         return w.VBox([self.slider, self._cost_fields(), found, self.note, self.changed.widget])
 
-    def _cost_fields(self):
-        "Widgets of the costs, and the buttons beside them."
-        costs = ('a miss costs', 100), ('an alarm costs', 1), ('share defective', .01)
-        self.miss,self.alarm,self.share = (field(w.FloatText, k, 170, 95, value=v) for k,v in costs)
-        self.best = self.button('lowest cost', 130, self._cheapest)
-        self.own = self.button('the run’s own', 130, self._reset)
-        self.listen(self._cheapest, self.miss, self.alarm, self.share)
-        return w.HBox([self.miss, self.alarm, self.share, self.best, self.own], layout=w.Layout(flex_flow='row wrap'))
-
     def update(self):
         thr = self.state.threshold
         self.moving = True                                      # the slider follows the state here, not the user's hand
@@ -158,7 +151,18 @@ class ThresholdPanel(Panel):
         if thr is None: self._say_none()
         else: self._say(thr)
 
-# %% ../../nbs/92_dashboard.results.ipynb #303a5436
+# %% ../../nbs/92_dashboard.results.ipynb #1a1f7bd1
+@patch
+def _cost_fields(self:ThresholdPanel):
+    "Widgets of the costs, and the buttons beside them."
+    costs = ('a miss costs', 100), ('an alarm costs', 1), ('share defective', .01)
+    self.miss,self.alarm,self.share = (field(w.FloatText, k, 170, 95, value=v) for k,v in costs)
+    self.best = self.button('lowest cost', 130, self._cheapest)
+    self.own = self.button('the run’s own', 130, self._reset)
+    self.listen(self._cheapest, self.miss, self.alarm, self.share)
+    return w.HBox([self.miss, self.alarm, self.share, self.best, self.own], layout=w.Layout(flex_flow='row wrap'))
+
+# %% ../../nbs/92_dashboard.results.ipynb #e3fce657
 @patch
 def _moved(self:ThresholdPanel, change):
     if not self.moving: self._set(change['new'])
@@ -200,7 +204,7 @@ def _range(self:ThresholdPanel):
     self.slider.value,self.slider.step = hi,(hi-lo)/500
     self.slider.min,self.slider.max = lo,hi
 
-# %% ../../nbs/92_dashboard.results.ipynb #4ff0ae0d
+# %% ../../nbs/92_dashboard.results.ipynb #817e6589
 @patch
 def _say(self:ThresholdPanel, thr):
     n = count_outcomes(self.view.table, thr)
@@ -216,6 +220,7 @@ def _say_none(self:ThresholdPanel):
     self.text.value,self.note.value = tag('p', f'The run has no threshold: {why}'),''
     self.changed.clear()
 
+# %% ../../nbs/92_dashboard.results.ipynb #9e06e1bb
 @patch
 def _say_changes(self:ThresholdPanel, thr):
     "The images that change sides against the run's own threshold, the farthest from it first."
@@ -251,7 +256,7 @@ def map_values(
         out.setdefault('inside defects', []).append(m[bad])
     return {k: np.concatenate(v) for k,v in out.items()}
 
-# %% ../../nbs/92_dashboard.results.ipynb #ed889ca7
+# %% ../../nbs/92_dashboard.results.ipynb #09f8a7c4
 def _map_edges(values): return np.linspace(*np.quantile(np.concatenate(list(values.values())), [.001,.999]), 61)
 
 def plot_map_values(
@@ -269,7 +274,7 @@ def plot_map_values(
         fig.add_scatter(x=(edges[:-1]+edges[1:])/2, y=share, name=k, mode='lines', line=dict(color=color, dash=dash))
     return fig
 
-# %% ../../nbs/92_dashboard.results.ipynb #b57659fe
+# %% ../../nbs/92_dashboard.results.ipynb #0d69a115
 def plot_p_values(
     p:np.ndarray, # `n` p-values of good images
     width:int=400, # pixels
@@ -290,7 +295,7 @@ def p_value_table(
     rows = [(f'{a:.0%}', o.mean(), int(o.sum())) for a,o in low.items()]
     return html_table(rows, ['guaranteed, at most','found','images'])
 
-# %% ../../nbs/92_dashboard.results.ipynb #4e1f5770
+# %% ../../nbs/92_dashboard.results.ipynb #bc28192d
 def summary_table(
     groups:dict # values by name, `n` each; empty ones are left out
 )->Markup: # HTML
@@ -300,6 +305,7 @@ def summary_table(
     head = ['','n','mean','std','5 %','25 %','median','75 %','95 %','max']
     return html_table(rows, head)
 
+# %% ../../nbs/92_dashboard.results.ipynb #909a64a9
 class DistributionPanel(Panel):
     "Distributions of scores and of map values, and the p-values of good images beside uniform ones."
     title,watches = 'Distributions',['run']
@@ -330,6 +336,7 @@ def _plot_score_bars(d):
     for (k,h),c in zip(d['histogram'].items(), colors): fig.add_bar(x=middle, y=h, name=k, marker_color=c, opacity=.6)
     return fig
 
+# %% ../../nbs/92_dashboard.results.ipynb #9ff2d35c
 def _describe_fit(d):
     if d['overlap'] is not None:
         yield f"Overlap {d['overlap']:.3f}: the smallest sum of miss rate and false-alarm rate over all thresholds."
@@ -337,7 +344,7 @@ def _describe_fit(d):
         best = d['fit'].iloc[0]
         yield f'The good scores are nearest to a {best.distribution} distribution (distance {best.distance:.3f}).'
 
-# %% ../../nbs/92_dashboard.results.ipynb #f7877880
+# %% ../../nbs/92_dashboard.results.ipynb #6ad6e14b
 @patch
 def _maps(self:DistributionPanel, values):
     self.values.show(plot_map_values(values) if values else None)

@@ -23,7 +23,7 @@ from ..viz.images import overlay, paint_contour, to_rgb
 from ..runs.folder import RunFolder
 from .base import State, to_png
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #8960a253
+# %% ../../nbs/91_dashboard.run_view.ipynb #03c580ac
 def _fill_columns(table):
     "The table with every column that the panels read, and the names of those that were not there."
     lack = [c for c in ('path','label','score') if c not in table]
@@ -57,27 +57,29 @@ class RunView:
 
     def __len__(self): return len(self.table)
 
-    @property
-    def folder(self)->Path|None: # None: there is none
-        "The run folder."
-        return self.files and self.files.path
-
     def _keep(self):
-        "LRU caches of what is slow to make."
+        "Makes the LRU caches of what is slow to compute."
         self._detector,self._own_maps = None,()
         self._kept_pass = lru_cache(4)(lambda i: self._pass(i))
         self._kept_image = lru_cache(4)(lambda i,side: self._read(i, side))
         self._kept_thumbnail = lru_cache(300)(lambda i,side: self._small(i, side))
         self._kept_scale = lru_cache(None)(lambda k: self._fit_scale(k))
 
-    def name(self,
-        i:int # row
-    )->str: # path below `root`, or the whole path
-        "The name of an image."
-        path = self.images.path[i]
-        return relative_path(path, self.root) if self.root else str(path)
+# %% ../../nbs/91_dashboard.run_view.ipynb #a0938c76
+@patch
+def name(self:RunView,
+    i:int # row
+)->str: # path below `root`, or the whole path
+    "The name of an image."
+    path = self.images.path[i]
+    return relative_path(path, self.root) if self.root else str(path)
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #8a2a84e9
+@patch(as_prop=True)
+def folder(self:RunView)->Path|None: # None: there is none
+    "The run folder."
+    return self.files and self.files.path
+
+# %% ../../nbs/91_dashboard.run_view.ipynb #d71622b9
 @patch(cls_method=True)
 def load(cls:RunView,
     folder # run folder
@@ -103,7 +105,7 @@ def map_file(self:RunView,
     "The file of an image's anomaly map."
     return self.files and self.files.map_file(self.images.amap[i])
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #e04c3738
+# %% ../../nbs/91_dashboard.run_view.ipynb #9d2b9e6e
 @patch
 def missing(self:RunView)->list: # sentences; empty: nothing is missing
     "What the run cannot show, and why."
@@ -119,6 +121,7 @@ def _missing_files(self:RunView):
     if n: yield f'no anomaly map of {n} of {len(t)} images: {instead}'
     if without.any(): yield f'no mask of {without.sum()} of {len(without)} defective images: no outline of the defect'
 
+# %% ../../nbs/91_dashboard.run_view.ipynb #9818cf6a
 @patch
 def _missing_columns(self:RunView):
     why = self.metrics.get('why', {}).get('false_alarm_rate', 'the slider sets one')
@@ -141,7 +144,7 @@ def detector(self:RunView): # a `Detector`
         self._detector = self.files.get_detector()
     return self._detector
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #2758195d
+# %% ../../nbs/91_dashboard.run_view.ipynb #e18942a5
 @patch
 def see(self:RunView,
     i:int # row
@@ -182,7 +185,7 @@ def _map(self:RunView, seen, k):
     if not hasattr(model, 'attention_rollout'): raise ValueError(f'{model.name} has no attention to show; vit_ae has')
     return model.attention_rollout(seen.x)
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #bd0db2a9
+# %% ../../nbs/91_dashboard.run_view.ipynb #e523bf2e
 @patch
 def amap(self:RunView,
     i:int # row
@@ -192,7 +195,7 @@ def amap(self:RunView,
     if not self.has_model: raise FileNotFoundError('this run has no anomaly map of the image, and no model to make one')
     return next(self.detector.scan(self.images.iloc[[i]].reset_index(drop=True))).amap[0]
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #8392d4e2
+# %% ../../nbs/91_dashboard.run_view.ipynb #45774289
 def spread_out(
     rows, # any sequence, such as an index
     n:int # how many to take, at most
@@ -200,6 +203,7 @@ def spread_out(
     "Some of many, spread evenly."
     return np.asarray(rows)[np.unique(np.linspace(0, len(rows)-1, min(n, len(rows))).round().astype(int))]
 
+# %% ../../nbs/91_dashboard.run_view.ipynb #ee2fc2af
 @patch
 def scale(self:RunView,
     k:str # name of a map, as in `error_map`
@@ -231,7 +235,7 @@ def read_shown(
     if k>=1: return img,m
     return resize_image(img, m, (max(1, round(k*h)), max(1, round(k*w))))[:2]
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #6875ecdf
+# %% ../../nbs/91_dashboard.run_view.ipynb #7305f751
 # Views of every run; there is also one for each error map, such as `error: l1`.
 pictures = 'heat map','image','anomaly map','reconstruction','attention'
 
@@ -241,6 +245,7 @@ def views(self:RunView)->list: # names for `picture`
     scored = self.config.detect.maps if self.config else ()
     return [*pictures, *(f'error: {k}' for k in dict.fromkeys([*self._own_maps, *scored, *err_maps]))]
 
+# %% ../../nbs/91_dashboard.run_view.ipynb #054cea01
 @patch
 def picture(self:RunView,
     i:int, # row
@@ -258,7 +263,7 @@ def picture(self:RunView,
 @patch
 def _read(self:RunView, i, side): return read_shown(self.images.path[i], self.images['mask'][i], side)
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #19b49b1f
+# %% ../../nbs/91_dashboard.run_view.ipynb #67756e35
 @patch
 def _paint(self:RunView, i, what, opacity, img):
     "A view without outline, as large as `img`."
@@ -270,6 +275,7 @@ def _paint(self:RunView, i, what, opacity, img):
     if what=='anomaly map': return overlay(np.zeros_like(img), self._fit(m, img), *ends, 1.)
     return overlay(img, self._fit(m, img), *ends, opacity)
 
+# %% ../../nbs/91_dashboard.run_view.ipynb #4cc89ba1
 @patch
 def _fit(self:RunView, m, img):
     "A map of the model's size at the size of `img`."
@@ -283,7 +289,7 @@ def _scaled_map(self:RunView, i, what):
     k = what.removeprefix('error: ')
     return self.error_map(i, k),self.scale(k)
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #f6d38776
+# %% ../../nbs/91_dashboard.run_view.ipynb #28c8f975
 @patch
 def thumbnail(self:RunView,
     i:int, # row
@@ -313,7 +319,7 @@ def open_views(
     names = [Path(f).resolve().name for f in folders]
     return {n if names.count(n)==1 else str(f): RunView.load(f) for n,f in zip(names, folders)}
 
-# %% ../../nbs/91_dashboard.run_view.ipynb #6dc175fa
+# %% ../../nbs/91_dashboard.run_view.ipynb #2bd2083d
 def open_panel(
     panel, # class of a panel
     config=None, # as in `open_views`
