@@ -35,7 +35,7 @@ def count_images(
         return int((t.label==0).sum()),*(int(of.get(k, 0)) for k in bad),len(t),t.group.nunique()
     return [(s, *row(t)) for s,t in [*splits, ('all', df)]]
 
-# %% ../../nbs/95_dashboard.training.ipynb #e409cbbd
+# %% ../../nbs/95_dashboard.training.ipynb #e03e3414
 class DataPanel(Panel):
     "The catalog, the audit for leaks, and synthetic defects with their settings."
     title,watches = 'Data',['run']
@@ -57,7 +57,7 @@ class DataPanel(Panel):
         t = self.view.images[self.view.images.label==0]
         return t[t.split=='train'] if (t.split=='train').any() else t
 
-# %% ../../nbs/95_dashboard.training.ipynb #f0389c62
+# %% ../../nbs/95_dashboard.training.ipynb #b175a47b
 _no_catalog = 'these results come without the catalog of the training images'
 
 @patch
@@ -80,7 +80,7 @@ def _audit_widgets(self:DataPanel):
 @patch
 def _open(self:DataPanel, view, i): self.state.image = i
 
-# %% ../../nbs/95_dashboard.training.ipynb #66bb412a
+# %% ../../nbs/95_dashboard.training.ipynb #caebbd15
 @patch
 def look_again(self:DataPanel):
     "Audits the files as they are now."
@@ -96,7 +96,7 @@ def _audit(self:DataPanel, t):
     self.audit.value = as_text(describe_audit(found, int((t.split=='test').sum()), nearest_neighbour_auroc(t)))
     self._show_twins(t, found.drop_duplicates('path')[:8])
 
-# %% ../../nbs/95_dashboard.training.ipynb #21049ce9
+# %% ../../nbs/95_dashboard.training.ipynb #12ba29c5
 @patch
 def _show_twins(self:DataPanel, t, found):
     row = dict(zip(t.path, t.index))
@@ -106,7 +106,7 @@ def _show_twins(self:DataPanel, t, found):
     self.tests.fill(self.view, found.path.map(row), label.get)
     self.twins.fill(self.view, found.other.map(row), lambda i: t.split[i])
 
-# %% ../../nbs/95_dashboard.training.ipynb #aa0f4bcb
+# %% ../../nbs/95_dashboard.training.ipynb #dbba3851
 @patch
 def _preview_widgets(self:DataPanel):
     self.kind = field(w.Dropdown, 'kind', 230, 70, options=['as in training', *defect_makers])
@@ -121,7 +121,7 @@ def _preview_widgets(self:DataPanel):
     shots = [w.VBox([o, w.HTML(f'<center>{k}</center>')]) for o,k in zip(self.shots, ('image','with defects','mask'))]
     return w.HTML(tag('b', 'Synthetic defects')),w.HBox([w.VBox(settings), w.VBox([w.HBox(shots), self.says])])
 
-# %% ../../nbs/95_dashboard.training.ipynb #6eb69fad
+# %% ../../nbs/95_dashboard.training.ipynb #99dc82e8
 @patch
 def preview(self:DataPanel):
     "Draws the defects that the settings describe."
@@ -135,7 +135,7 @@ def preview(self:DataPanel):
     share = f'{mask.mean():.1%} of the pixels' if mask.any() else 'this image got no defect'
     self.says.value = as_text(f'{Path(good.path.iloc[self.image.value]).name}: {share}')
 
-# %% ../../nbs/95_dashboard.training.ipynb #836c2110
+# %% ../../nbs/95_dashboard.training.ipynb #359a1690
 @patch
 def _draw_defects(self:DataPanel, good):
     "An image, the same with defects, and their mask. The next image lends its texture."
@@ -154,8 +154,8 @@ def _draw_defects(self:DataPanel, good):
 # A process that was started in the background may inherit that interrupts are ignored.
 _start = '''import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from aead.cli import aead_train
-aead_train.main()'''
+from aead.cli import main
+main()'''
 
 def _environment():
     "The environment of this process, in which `aead` can be imported."
@@ -164,7 +164,7 @@ def _environment():
     paths = [o for o in (os.environ.get('PYTHONPATH'), str(here)) if o]
     return {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
 
-# %% ../../nbs/95_dashboard.training.ipynb #373706f9
+# %% ../../nbs/95_dashboard.training.ipynb #aae2d641
 class TrainJob:
     "An `aead train` in a process of its own."
     def __init__(self,
@@ -172,7 +172,7 @@ class TrainJob:
         out # folder of the run
     ):
         self.out,self.log = Path(out),tempfile.TemporaryFile()
-        command = [sys.executable, '-c', _start, *map(str, args), '--out', str(out)]
+        command = [sys.executable, '-c', _start, 'train', *map(str, args), '--out', str(out)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
                                         start_new_session=True, env=_environment())
         atexit.register(self.stop)                              # a closed notebook leaves no training behind
@@ -193,7 +193,7 @@ class TrainJob:
         "Interrupts it; the last epoch is kept."
         if self.running: self.process.send_signal(signal.SIGINT)
 
-# %% ../../nbs/95_dashboard.training.ipynb #14eadc44
+# %% ../../nbs/95_dashboard.training.ipynb #19cc2810
 @patch
 def tail(self:TrainJob,
     n:int=12 # lines
@@ -242,7 +242,7 @@ class TrainPanel(Panel):
         self.size.value = str(h) if h==x else ''
         if data.layout in self.layout.options: self.layout.value = data.layout
 
-# %% ../../nbs/95_dashboard.training.ipynb #4c20e12a
+# %% ../../nbs/95_dashboard.training.ipynb #952c2226
 def _empty_history():
     "A chart of losses, without epochs."
     fig = make_figure(440, 330, xaxis_title='epoch', yaxis_title='loss')
@@ -250,7 +250,7 @@ def _empty_history():
         fig.add_scatter(x=[], y=[], name=k, mode='lines+markers', line=dict(color=color, dash=dash), marker_size=4)
     return fig
 
-# %% ../../nbs/95_dashboard.training.ipynb #288218cb
+# %% ../../nbs/95_dashboard.training.ipynb #1c09f88b
 def _text(name, **traits): return field(w.Text, name, 350, 80, **traits)
 def _choice(name, options, **traits): return field(w.Dropdown, name, 350, 80, options=options, **traits)
 
@@ -261,18 +261,18 @@ def _data_fields(self:TrainPanel):
     self.category = _text('category', placeholder='all')
     return self.data,self.layout,self.category
 
-# %% ../../nbs/95_dashboard.training.ipynb #4be2806b
+# %% ../../nbs/95_dashboard.training.ipynb #d383f988
 @patch
 def _training_fields(self:TrainPanel):
     self.recipe = _choice('recipe', list(list_recipes()))
     self.model = _choice('model', [('as the recipe', ''), *((k,k) for k in model_registry)])
     self.size,self.epochs = (_text(k, placeholder='as the recipe') for k in ('size','epochs'))
     self.seed = _text('seed', placeholder='0')
-    self.more = _text('more', placeholder='--head on --far 0.1')
+    self.more = _text('more', placeholder='--head --far 0.1')
     self.out = _text('run folder', value='runs/new')
     return self.recipe,self.model,self.size,self.epochs,self.seed,self.more,self.out
 
-# %% ../../nbs/95_dashboard.training.ipynb #34ae9733
+# %% ../../nbs/95_dashboard.training.ipynb #40e4d170
 @patch
 def args(self:TrainPanel)->list: # words
     "Options of the command, as the fields have them; without the run folder."
@@ -310,7 +310,7 @@ def _follow(self:TrainPanel):
         self.attempt(self.poll)
     if job.status=='finished' and self.added: self.attempt(self.added, job.out)
 
-# %% ../../nbs/95_dashboard.training.ipynb #9af340b6
+# %% ../../nbs/95_dashboard.training.ipynb #5510f050
 @patch
 def halt(self:TrainPanel):
     "Interrupts the training."
@@ -318,7 +318,7 @@ def halt(self:TrainPanel):
     self.job.stop()
     self.says.value = tag('p', 'stopping …')
 
-# %% ../../nbs/95_dashboard.training.ipynb #3b8f45a1
+# %% ../../nbs/95_dashboard.training.ipynb #c7144ad2
 @patch
 def poll(self:TrainPanel):
     "Shows how the training stands."
