@@ -10,6 +10,8 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from scipy.stats import false_discovery_control
 
+from .data.catalog import spread_indices
+
 # %% ../nbs/51_calibration.ipynb #b87a4c64
 class Calibration:
     "Conformal p-values and thresholds from the scores of held-out good images; each group has one vote."
@@ -201,7 +203,7 @@ def drift(self:Calibration,
     s = np.asarray(scores, dtype=float)
     new = Calibration(s, np.arange(len(s)) if groups is None else groups)
     at = np.unique(np.r_[self.scores, new.scores])
-    at = at[np.unique(np.linspace(0, len(at)-1, 500).round().astype(int))]
+    at = at[spread_indices(len(at), 500)]
     rows = np.concatenate([_group_ecdfs(o, at) for o in (self, new)])
     statistic,p = _permutation_test(rows, self.n_groups, n, seed)
     return {'statistic': statistic, 'p_value': p, 'median_p': float(np.median(self.p_value(s))), 'groups': new.n_groups}

@@ -13,6 +13,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 
+from .data.catalog import spread_indices
 from .files import atomic_write, SCHEMA
 from .config import config_from_dict, config_to_dict
 from .data.preprocessing import read_image, restore_map
@@ -94,7 +95,7 @@ max_difference = 1e-4 # largest difference of an exported score or map from the 
 
 def _some_rows(df, n):
     "At most `n` rows, spread evenly."
-    at = np.unique(np.linspace(0, len(df)-1, min(n, len(df))).round().astype(int))
+    at = spread_indices(len(df), n)
     return df.iloc[at].reset_index(drop=True)
 
 def _run_batches(det, run, n):

@@ -17,6 +17,7 @@ from fastcore.basics import chunked, patch
 from scipy.stats import rankdata
 from torch import nn, Tensor
 
+from .data.catalog import spread_indices
 from .config import did_you_mean
 from .data.defects import add_defects, default_kinds
 from .data.dataset import to_tensors
@@ -233,7 +234,7 @@ def corrupt_each(
     seed:int=0 # of the defects
 ): # `x` `c h w`, `valid` `h w` and the kind, '' for an image as it is
     "Yields `(x, valid, kind)` for good images: each as it is, and then with one defect of each of `kinds`."
-    rows = np.linspace(0, len(ds)-1, min(n, len(ds))).round().astype(int)
+    rows = spread_indices(len(ds), n)
     for i in np.unique(rows).tolist():
         img,_,valid = ds.load(i)
         other = ds.load((i+1)%len(ds))[0]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['columns', 'layouts', 'good_names', 'list_images', 'read_mvtec', 'read_btad', 'read_visa', 'read_folder',
-           'read_csv_table', 'mtd_groups', 'read_mtd', 'check_catalog', 'load_catalog', 'save_catalog', 'read_catalog']
+           'read_csv_table', 'mtd_groups', 'read_mtd', 'check_catalog', 'load_catalog', 'save_catalog', 'read_catalog',
+           'spread_indices']
 
 # %% ../../nbs/10_data.catalog.ipynb #a92ff82e
 from pathlib import Path
@@ -337,3 +338,11 @@ def read_catalog(
     if not Path(file).is_file(): raise FileNotFoundError(f"no catalog at {file}")
     df = _read_table(file, dtype={o:str for o in columns if o!='label'})
     return _resolve(_fill(df.drop(columns='schema', errors='ignore')), Path(root))
+
+# %% ../../nbs/10_data.catalog.ipynb #74fbd6bc
+def spread_indices(
+    total:int, # number of rows
+    n:int # number of rows to take, at most
+)->np.ndarray: # positions from 0 to `total-1`, rising, no two equal
+    "Positions that are spread evenly over a table, first and last included."
+    return np.unique(np.linspace(0, total-1, min(n, total)).round().astype(int))

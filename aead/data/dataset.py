@@ -15,6 +15,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 
+from .catalog import spread_indices
 from ..config import did_you_mean
 from .preprocessing import read_image, read_mask, resize_image
 from .augmentation import augment, get_train_augmentations, sample_seed
@@ -149,7 +150,7 @@ def typical_side(
     n:int=50 # images to look at, spread evenly over the catalog
 )->int: # pixels
     "Median of the images' shorter sides."
-    rows = np.unique(np.linspace(0, len(df)-1, min(n, len(df))).round().astype(int))
+    rows = spread_indices(len(df), n)
     return int(np.median([min(read(p, None).shape[:2]) for p in df.path.iloc[rows]]))
 
 # %% ../../nbs/15_data.dataset.ipynb #4d844ec3
