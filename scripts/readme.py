@@ -23,7 +23,7 @@ def render():
     text,res = MarkdownExporter().from_notebook_node(nb)
     names = {k: f"index-{i}.{k.rsplit('.', 1)[1]}" for i,k in enumerate(sorted(res['outputs']))}
     for k,v in names.items(): text = re.sub(rf'\s*!\[\w*\]\({re.escape(k)}\)\s*', f'\n\n![images with defects, and their anomaly maps]({pictures}/{v})\n\n', text)
-    text = re.sub(r'\]\((?!http|nbs/|#)([\w./-]+\.(?:ipynb|png))', r'](nbs/\1', text)
+    text = re.sub(r'\]\((?!http|nbs/|#)([\w./-]+\.(?:ipynb|png|jpg))', r'](nbs/\1', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip()+'\n', {v:res['outputs'][k] for k,v in names.items()}
 
 if __name__=='__main__':

@@ -5,25 +5,19 @@ import os, shutil, socket, subprocess, sys, tempfile, time, urllib.request
 from pathlib import Path
 
 import nbformat.v4 as v4
-from PIL import Image
 from playwright.sync_api import sync_playwright
 
 images = Path(__file__).resolve().parent.parent/'nbs'/'images'
 WIDTH = 1280 # of the window, pixels
-COLORS = 128 # of the pictures, which keeps them small
-
-def shrink(path):
-    "Writes a picture again with a palette."
-    Image.open(path).convert('RGB').quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+QUALITY = 88 # of the pictures, as JPEG
 
 def shoot(page, url, path, height, ready=None):
     "A picture of the top of a page, once `ready` is there."
     page.set_viewport_size({'width': WIDTH, 'height': height})
-    page.goto(url)
+    page.goto(url, timeout=180_000)
     if ready: page.wait_for_selector(ready, timeout=120_000)
     page.wait_for_timeout(2500)
-    page.screenshot(path=path)
-    shrink(path)
+    page.screenshot(path=path, type='jpeg', quality=QUALITY)
 
 def serve(run, folder):
     "A server of a page with the dashboard; its process and address."
@@ -40,11 +34,11 @@ def nbformat_text(nb):
     import nbformat
     return nbformat.writes(nb)
 
-def wait(url, seconds=90):
+def wait(url, seconds=240):
     "Waits until a server answers."
     end = time.time()+seconds
     while time.time()<end:
-        try: return urllib.request.urlopen(url, timeout=60).read(1)
+        try: return urllib.request.urlopen(url, timeout=120).read(1)
         except OSError: time.sleep(.5)
     raise RuntimeError(f'{url} does not answer')
 
@@ -54,11 +48,11 @@ def main(run='runs/demo'):
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         browser = p.chromium.launch(executable_path=shutil.which('chromium'), args=['--no-sandbox'])
         page = browser.new_page()
-        shoot(page, (run/'report.html').as_uri(), images/'report.png', 900)
+        shoot(page, (run/'report.html').as_uri(), images/'report.jpg', 900)
         server,url = serve(run, Path(folder))
         try:
             wait(url)
-            shoot(page, url, images/'dashboard.png', 900, '.aead-explorer img')
+            shoot(page, url, images/'dashboard.jpg', 900, '.aead-explorer img')
         finally: server.terminate()
         browser.close()
 
