@@ -26,6 +26,7 @@ class Calibration:
         self.scores,self.groups,self.votes = s[order],g[order],(1/count[inverse])[order]
         self._above = np.append(np.cumsum(self.votes[::-1])[::-1], 0.)     # votes of this score and those above
 
+# %% ../nbs/51_calibration.ipynb #dc00b7f7
 def _check_calibration(scores, groups):
     "Scores as floats and groups as text, `n` each."
     s,g = np.asarray(scores, dtype=float),np.asarray(groups).astype(str)
@@ -66,6 +67,7 @@ def threshold(self:Calibration,
     kept = 1+self.votes_above(self.scores) <= far*(self.n_groups+1)+1e-9     # p-value just above each score
     return float(self.scores[np.argmax(kept)]), ''
 
+# %% ../nbs/51_calibration.ipynb #2dadf059
 def _too_few_groups(far, n):
     "Why `n` groups give no threshold."
     return (f"a false-alarm rate of {far:g} cannot be guaranteed from {n} groups: none below {1/(n+1):.3g}; "
@@ -141,6 +143,7 @@ def _check_prices(miss, alarm, share, inspection, budget):
     if budget is not None and (inspection is not None or not 0 <= budget <= 1):
         raise ValueError("`budget` is a share from 0 to 1 of parts to flag, and goes without `inspection`")
 
+# %% ../nbs/51_calibration.ipynb #aeed9bd0
 def _share_above(t, at):
     "Share of the groups' votes above each of `at`."
     c = Calibration(t.score, t.group)

@@ -55,6 +55,7 @@ def _mean_metric(t, metric):
     each = [image_metric(o.label.to_numpy()==1, o.score.to_numpy(), metric) for o in folds]
     return float(np.mean(each)) if each else None
 
+# %% ../nbs/62_compare.ipynb #9ff9f54c
 def _no_interval(t):
     "Why a table gives no interval."
     return why_no_interval(t) or 'every draw gives the same value'
@@ -77,12 +78,14 @@ def _paired_tests(t, metric, level, n, seed):
     p = holm([o['p_value'] for o in tests])
     return {k: {**o, 'corrected': q} for k,o,q in zip(pairs, tests, p)}
 
+# %% ../nbs/62_compare.ipynb #42c172d2
 def _p_values(names, tests):
     "For each name the corrected p-values against the others; None where there was no test."
     out = {k: {} for k in names}
     for (a,b),o in tests.items(): out[a][b] = out[b][a] = None if np.isnan(o['corrected']) else float(o['corrected'])
     return out
 
+# %% ../nbs/62_compare.ipynb #c0db4a9b
 def _wins(tests, alpha):
     "The pairs `(better, worse)` whose difference is significant."
     real = {k: o['difference'] for k,o in tests.items() if o['difference'] is not None and o['corrected']<alpha}
@@ -111,6 +114,7 @@ def compare_models(
             'better_than': [b for b in best_first if (k,b) in wins]} for k in rows]
     return sorted(out, key=lambda r: r['rank'] or len(out)+1)
 
+# %% ../nbs/62_compare.ipynb #b88e19ca
 def _split_by(t, by):
     "One table of many models as a table per model."
     if by not in t: raise ValueError(f"the results have no column '{by}' to tell models apart by; give by=…")
@@ -147,6 +151,7 @@ def get_differences(
     out = _better_first(out.astype({k: float for k in ('difference','low','high','p_value')}))
     return out.sort_values('difference', ascending=False, kind='stable', ignore_index=True)
 
+# %% ../nbs/62_compare.ipynb #e4db250a
 def _better_first(d):
     "Pairs turned round where the difference is negative."
     turned = d.difference<0
@@ -199,6 +204,7 @@ def _cell(v):
     if isinstance(v, float): return f'{v:.3f}'
     return ', '.join(v) if isinstance(v, list) else str(v)
 
+# %% ../nbs/62_compare.ipynb #2ba036ae
 def _cells(rows):
     "A comparison as text: a list of cells for the head and for each row."
     keys = [k for k in _heads if k!='why' or any(r.get('why') for r in rows)]
@@ -212,11 +218,13 @@ def _csv(rows):
     p = [json.dumps(r['p_values']) for r in rows]
     return pd.DataFrame(rows).assign(better_than=better, p_values=p).to_csv(index=False)
 
+# %% ../nbs/62_compare.ipynb #b7e289a6
 def _markdown(rows):
     "A table in Markdown."
     head,*body = [[c.replace('|', '\\|') for c in r] for r in _cells(rows)]
     return ''.join('| '+' | '.join(r)+' |\n' for r in (head, ['---']*len(head), *body))
 
+# %% ../nbs/62_compare.ipynb #08df9528
 _escaped = str.maketrans({**{c: f'\\{c}' for c in '_%&#$'}, '–': '--'})
 
 def _latex(rows):

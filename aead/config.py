@@ -93,16 +93,19 @@ def _from_to(low, high, what=None):
     def ok(v): return low <= v <= high
     return ok, what or f'from {low} to {high}'
 
+# %% ../nbs/01_config.ipynb #48e22d0f
 def _between(low, high, what=None):
     "The rule of an open range."
     def ok(v): return low < v < high
     return ok, what or f'between {low} and {high}'
 
+# %% ../nbs/01_config.ipynb #bd9f290e
 def _from_below(low, high, what=None):
     "The rule of a range without its upper end."
     def ok(v): return low <= v < high
     return ok, what or f'from {low} to below {high}'
 
+# %% ../nbs/01_config.ipynb #787bb54b
 def _one_of(*names):
     "The rule of a few names."
     quoted = [f"'{o}'" for o in names]
@@ -241,6 +244,7 @@ def _known(d, names, where):
     for k in d:
         if k not in names: raise KeyError(f"unknown key '{k}' in {where}.{did_you_mean(k, list(names))}")
 
+# %% ../nbs/01_config.ipynb #996c17ec
 def _names(cls): return [o.name for o in fields(cls)]
 
 def _section(k, v):
@@ -335,6 +339,7 @@ def _merge(a, b):
     def both(k, v): return isinstance(v, dict) and isinstance(a.get(k), dict) and k not in _whole
     return {**a, **{k: _merge(a[k], v) if both(k, v) else v for k,v in b.items()}}
 
+# %% ../nbs/01_config.ipynb #6e3a0ae1
 def _layer(below, d):
     "Settings `d` over those `below`."
     for section,said,off in _clears:

@@ -55,6 +55,7 @@ def _array_table(images):
     def read(name, channels=None): return to_channels(images[name], channels, name)
     return _rows(list(images)), read
 
+# %% ../nbs/52_detect.ipynb #18054a76
 def _path_table(paths):
     "A table of image files; folders are searched, masks passed over."
     files = [f for p in map(Path, paths) for f in (list_images(p)[0] if p.is_dir() else [p])]
@@ -278,6 +279,7 @@ def _read_part(path, name, read):
         why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
         raise ValueError(f"{path/name} is not what aead writes and was not loaded ({why})") from None
 
+# %% ../nbs/52_detect.ipynb #15c0f4fc
 def _load_weights(graph, w, file):
     "Loads `w` if names and shapes fit, or says which do not."
     mine = {k:v.shape for k,v in graph.state_dict().items()}
@@ -305,6 +307,7 @@ def _read_limits(cal, cfg):
     return Limits(float(cal['far']), cal.get('inspect', cfg.detect.inspect), None if thr is None else float(thr),
                   str(cal['why']), float(cal['heat_max']))
 
+# %% ../nbs/52_detect.ipynb #235a9e54
 def load_detector(
     path, # run folder, or a folder written by `save`
     device=None # where to compute; None: a GPU if there is one
@@ -362,6 +365,7 @@ def _training_table(cfg, data):
     if not {'train','val','cal'} <= set(df.split): df = split_catalog(df, d.split, d.fold)
     return df, read
 
+# %% ../nbs/52_detect.ipynb #bd5f92c4
 def fit_detector(
     cfg:Config, # asked settings
     data, # catalog, folder (read by the layout in the settings), or good images as arrays or paths
@@ -397,6 +401,7 @@ def train_detector(
     det.graph.fit_spread((x.to(device), valid.to(device)) for x,_,_,valid in batches)
     return det.calibrate(cal, read)
 
+# %% ../nbs/52_detect.ipynb #2a75e596
 def _good_rows(df, split):
     "The good images of a split, of which there must be some."
     rows = df[(df.split==split) & (df.label==0)].reset_index(drop=True)

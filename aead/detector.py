@@ -125,6 +125,7 @@ def save(self:AnomalyDetector,
     save_yaml(config_to_dict(self.asked), Path(path)/'config.yaml')
     self.detector.save(path)
 
+# %% ../nbs/64_detector.ipynb #fb8de1ad
 def _load(
     path, # run folder, or a folder written by `save`
     device=None # where to compute; None: a GPU if there is one

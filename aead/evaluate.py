@@ -97,6 +97,7 @@ def _counts(df, cal_groups, skipped):
             'test_good': int((t.label==0).sum()), 'test_defective': int(t.label.sum()),
             'test_masks': int((t['mask']!='').sum()), 'skipped': skipped}
 
+# %% ../nbs/63_evaluate.ipynb #68a0e3e3
 def _why_missing(t, image, pixel, at, ci):
     "Why metrics and intervals are missing, by key."
     why = {**image.pop('why'), **pixel.pop('why'), **at}
@@ -138,6 +139,7 @@ def _line(metrics, key):
     asked = f"   (guaranteed: at most {metrics['target_false_alarm_rate']:g})" if key=='false_alarm_rate' else ''
     return f"{name:<{_width}} {v:.3f}{interval}{asked}"
 
+# %% ../nbs/63_evaluate.ipynb #10dee6dc
 def _head(metrics, leaks):
     "What was tested."
     n = metrics['n']

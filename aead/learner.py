@@ -137,12 +137,14 @@ def _swap(self:EMA):
         v.copy_(self.avg[k])
         self.avg[k].copy_(v0)
 
+# %% ../nbs/40_learner.ipynb #4003cf76
 @patch
 def before_validate(self:EMA):
     if self.fitting:
         self._swap()
         self.swapped = True
 
+# %% ../nbs/40_learner.ipynb #af10bc5d
 @patch
 def after_validate(self:EMA):
     if self.swapped:
@@ -187,6 +189,7 @@ def _pack_tensors(learn, ema, opt):
     if torch.cuda.is_available(): t['rng_cuda'] = torch.cuda.get_rng_state()
     return t
 
+# %% ../nbs/40_learner.ipynb #2704d663
 def _pack(learn, ema, history):
     "All that a run needs to go on: tensors by name, and the rest as JSON."
     opt = learn.opt.state_dict()
@@ -241,6 +244,7 @@ def _load_checkpoint(file):
         raise ValueError(f"{file} is no checkpoint of aead's and was not loaded ({type(e).__name__}); "
                          "delete it to train from the start") from None
 
+# %% ../nbs/40_learner.ipynb #96c3e209
 def _part(t, name, device=None): return {k[len(name)+1:]:v.to(device) for k,v in t.items() if k.startswith(f'{name}.')}
 
 def _load_exactly(model, weights, file):
@@ -259,6 +263,7 @@ def _resume_optimizer(learn, t, rest, device):
     state = [{**_part(t, f'opt.{i}', device), **s} for i,s in enumerate(rest['scalars'])]
     learn.opt.load_state_dict({'state': state, 'hypers': rest['hypers']})
 
+# %% ../nbs/40_learner.ipynb #3ee07fb6
 def _resume_average(ema, t, rest, device):
     ema.avg,ema.best = (_part(t, n, device) or None for n in ('avg','best'))
     ema.n,ema.best_loss = rest['ema']['n'],rest['ema']['best_loss']
@@ -359,6 +364,7 @@ def _own_callbacks(ema, path, clip, fast, trim):
     if trim: cbs.append(Trim(trim))
     return cbs
 
+# %% ../nbs/40_learner.ipynb #0923d218
 def _use_lines(learn):
     "Replaces fastai's progress bar and table by a line for an epoch."
     learn.remove_cb(ProgressCallback)

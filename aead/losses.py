@@ -28,6 +28,7 @@ def _check(x, xr):
         raise ValueError("images and reconstructions must both be `b c h w` and alike, "
                          f"got {tuple(x.shape)} and {tuple(xr.shape)}")
 
+# %% ../nbs/35_losses.ipynb #b6cbd2c8
 def _full(x): return x if x.dtype==torch.float64 else x.float()
 
 def _exact(f):
@@ -99,6 +100,7 @@ def _shifted(x, window, dim):
     n = x.shape[dim]-len(window)+1
     return sum(w*x.narrow(dim, i, n) for i,w in enumerate(window.double().unbind()))
 
+# %% ../nbs/35_losses.ipynb #2226bebd
 def blur(
     x:Tensor, # images or maps, `b c h w`
     window:Tensor # weights of the neighbours along one axis, `size`, an odd number
@@ -191,6 +193,7 @@ def _halve(x):
     x = x[...,::2,:]+x[...,1::2,:]
     return (x[...,::2]+x[...,1::2])/4
 
+# %% ../nbs/35_losses.ipynb #9fb0c78d
 def image_pyramid(
     x:Tensor, # images, `b c h w`
     scales:int, # most images to give, `x` included; at least 1
@@ -290,6 +293,7 @@ def _to_ni(x, ni):
         raise ValueError(f"this perceptual loss takes {ni} channels, or 1 to repeat, got {x.shape[1]}; set its `ni`")
     return x if x.shape[1]==ni else repeat(x, 'b 1 h w -> b c h w', c=ni)
 
+# %% ../nbs/35_losses.ipynb #ff983199
 @_exact
 def _feature_errors(x, xr, encoder):
     "Squared difference of the features, mean over their channels, `b h w` for each layer."
@@ -424,6 +428,7 @@ def _with_settings(f, settings, name, given=0):
         if k not in known: raise KeyError(f"unknown setting '{k}' of loss '{name}'.{did_you_mean(k, known)}")
     return partial(f, **settings) if settings else f
 
+# %% ../nbs/35_losses.ipynb #670c7085
 def _get_weight(name, v):
     "The weight of a term, and its other settings."
     v = dict(v) if isinstance(v, dict) else {'weight': v}
@@ -431,6 +436,7 @@ def _get_weight(name, v):
     _require(f"the weight of loss '{_label(name)}'", w, lambda w: 0<w<math.inf, 'a number above 0')
     return w,v
 
+# %% ../nbs/35_losses.ipynb #290b3028
 def _get_terms(weights, get):
     "`(loss, weight)` for each entry of `weights`; `get(name, settings)` makes the loss."
     terms = []
@@ -478,6 +484,7 @@ def _get_mask_term(name, settings):
     f = _with_settings(mask_losses.get_fn(name), settings, _label(name))
     return f if isinstance(f, nn.Module) else f()
 
+# %% ../nbs/35_losses.ipynb #82ac9814
 class MaskLoss(nn.Module):
     "Weighted sum of losses on maps and masks."
     def __init__(self,

@@ -64,6 +64,7 @@ def _floats(a):
     if a.dtype.kind not in 'buif': raise ValueError(f'values must be numbers, got {a.dtype}')
     return a.astype(np.result_type(a.dtype, np.float32), copy=False)
 
+# %% ../nbs/60_metrics.ipynb #451d40c5
 def _binary(a, name):
     "`a` as booleans, where it holds 0 and 1 only."
     a = np.asarray(a)
@@ -71,6 +72,7 @@ def _binary(a, name):
     if not (a==b).all(): raise ValueError(f'{name} must hold 0 and 1 only, got {np.unique(a[a!=b])[:3].tolist()}')
     return b
 
+# %% ../nbs/60_metrics.ipynb #323c66fc
 def _check_finite(a, name, counts=True):
     "Raise where `a` is NaN or infinite among the values that count."
     wrong = ~np.isfinite(a) & counts
@@ -89,6 +91,7 @@ def _unit(a, name):
     _check_finite(a, name)
     return a
 
+# %% ../nbs/60_metrics.ipynb #515a86e5
 def _pair(original, reconstructed):
     "Both images, checked: equal shapes, and an original in [0,1]."
     x,xr = _unit(original, 'original'),_unit(reconstructed, 'reconstructed')
@@ -158,6 +161,7 @@ def _descending(v):
     key.sort()
     return key & 0xffffffff
 
+# %% ../nbs/60_metrics.ipynb #c050188f
 def _count_below(run, v):
     "How many of sorted `run` are below each of sorted `v`, and how many are below or equal."
     lo = run.searchsorted(v)
@@ -251,6 +255,7 @@ def _check_share(v, name, zero=True):
     if not (0<v<=1 or zero and v==0): raise ValueError(f"{name} must be in {'[' if zero else '('}0,1], got {v}")
     return float(v)
 
+# %% ../nbs/60_metrics.ipynb #4062bd63
 def _check_scores(scores, labels):
     "Scores as floats and labels as booleans, `n` each."
     s,y = _floats(scores),_binary(labels, 'labels')
@@ -285,6 +290,7 @@ def per_defect(scores:np.ndarray, # `n`, larger is more anomalous
     if c.shape!=y.shape: raise ValueError(f'defects must be one per image, got {c.shape} for {len(y)} images')
     return {str(o): _one_defect(s, y, c==o) for o in np.unique(c[y])}
 
+# %% ../nbs/60_metrics.ipynb #6408ed9b
 def _one_defect(s, y, mine):
     "Metrics of the defects in `mine` against all the goods."
     m,keep = image_metrics(s[~y|mine], y[~y|mine]),('image_auroc','image_ap')
@@ -301,6 +307,7 @@ def _image(i, m, mask, ok=None):
     _check_finite(m, f'map of image {i}', ok)
     return m,bad&ok,ok&~bad
 
+# %% ../nbs/60_metrics.ipynb #3bf978d9
 def check_maps(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h w`; larger is more anomalous
                masks:np.ndarray|List[np.ndarray], # shaped as `maps`, 0 good, 1 defect
                valid:np.ndarray|List[np.ndarray]|None=None # shaped as `maps`, 1 where pixels count; None: all
@@ -441,6 +448,7 @@ def region_overlap(maps:np.ndarray|List[np.ndarray], # `n h w`, or a list of `h 
     rows = [(i,n,o) for i,(m,bad,_) in images for n,o in _overlaps(m, bad, thr)]
     return pd.DataFrame(rows, columns=['image','size','overlap']).astype({'image':int, 'size':int, 'overlap':float})
 
+# %% ../nbs/60_metrics.ipynb #7fb35944
 def _overlaps(m, bad, thr):
     "Size and share above `thr` of each region of one image."
     ids,sizes = label_pixels(bad)

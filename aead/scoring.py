@@ -161,6 +161,7 @@ def _get_map(name, x, xr, own):
     if name=='ssim': x,xr = x.double(),xr.double()
     return err_maps[name](x, xr).float()
 
+# %% ../nbs/50_scoring.ipynb #05113cf2
 @patch
 def raw_maps(self:ScoringGraph,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -214,6 +215,7 @@ class Candidate(NamedTuple):
     pool:str
     top:float
 
+# %% ../nbs/50_scoring.ipynb #73ed9bd8
 _sigmas = 0.,1.,2.
 _pools = ('max',1.),('top',.002),('top',.01),('top',.03),('top',.1),('mean',1.)
 
@@ -235,7 +237,7 @@ def corrupt_each(
 ): # `x` `c h w`, `valid` `h w` and the kind, '' for an image as it is
     "Yields `(x, valid, kind)` for good images: each as it is, and then with one defect of each of `kinds`."
     rows = spread_indices(len(ds), n)
-    for i in np.unique(rows).tolist():
+    for i in rows.tolist():
         img,_,valid = ds.load(i)
         other = ds.load((i+1)%len(ds))[0]
         if other.shape!=img.shape: other = None
@@ -254,6 +256,7 @@ def _map_batches(graph, rows, bs):
         x,valid = (torch.stack(o).to(graph.mean.device) for o in (x, valid))
         yield graph.raw_maps(x)[0], valid, list(kinds)
 
+# %% ../nbs/50_scoring.ipynb #aff5ae98
 def _get_spreads(batches):
     "Mean and standard deviation of each map over the pixels of good images, for each smoothing."
     moments = {o: Moments() for o in _sigmas}
@@ -261,6 +264,7 @@ def _get_spreads(batches):
         for sigma,m in moments.items(): m.add(smooth(ms, sigma, valid), valid)
     return {sigma: (m.mean.float(), m.std.float()) for sigma,m in moments.items()}
 
+# %% ../nbs/50_scoring.ipynb #a3aba736
 def _score_candidates(ms, valid, names, spreads):
     "Scores of each image by each of `get_candidates(names)`, in that order, `n b`."
     scores = []
@@ -278,6 +282,7 @@ def _auroc(scores, bad):
     ranks = rankdata(scores, axis=1)
     return (ranks[:,bad].sum(1)/n-(n+1)/2)/(~bad).sum()
 
+# %% ../nbs/50_scoring.ipynb #9cfb4a1d
 def _auroc_by_kind(scores, labels, weights):
     "AUROC of each kind of defect against the good images, and their weighted mean, for each row of `scores`, `c n`."
     if not np.isfinite(scores).all():

@@ -52,6 +52,7 @@ def _bound(value, m, level):
     low = ((1-level)/2)**(1/m)
     return [low,1.] if value==1 else [0.,1-low]
 
+# %% ../nbs/61_stats.ipynb #9fa040d4
 def _interval(value, se, m, level, scale):
     "Interval of one metric from its standard error and the groups of the smaller stratum; None where no draw differs."
     if scale=='logit' and value in (0,1): return _bound(value, m, level)
@@ -211,6 +212,7 @@ def _mean_difference(d, metric, rows=slice(None)):
     each = [image_metric(y[i], a[i], metric)-image_metric(y[i], b[i], metric) for i in folds]
     return float(np.mean(each)) if each else None
 
+# %% ../nbs/61_stats.ipynb #95b3c14a
 def _paired_error(d, metric, n, seed):
     "Standard error of the mean difference, its degrees of freedom, and the name of the method."
     if metric=='image_auroc' and d.group.nunique()==len(d) and d.fold.nunique()==1:  # folds are not pooled
@@ -289,6 +291,7 @@ def _fit(name, d, s):
     return {'distribution': name, 'aic': 4-2*d.logpdf(s, *p).sum(), 'distance': st.kstest(s, d(*p).cdf).statistic,
             'parameters': tuple(map(float, p))}
 
+# %% ../nbs/61_stats.ipynb #3e8dd697
 def fit_scores(
     scores # `n` scores
 )->pd.DataFrame: # a row per distribution, best first: `distribution aic parameters`, Kolmogorov–Smirnov `distance`

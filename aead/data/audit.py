@@ -45,6 +45,7 @@ def _unit(x):
     x = x - x.mean(1, keepdims=True)
     return x/(np.linalg.norm(x, axis=1, keepdims=True)+1e-9)
 
+# %% ../../nbs/18_data.audit.ipynb #4a628d94
 def similarity(
     a:np.ndarray, # thumbnails, `n side side`
     b:np.ndarray, # thumbnails, `k side side`
@@ -72,6 +73,7 @@ def _usual_similarity(fit, thumbs, n=512):
     r[g[rows][:,None]==g] = -1
     return float(np.quantile(r.max(1), 0.99))
 
+# %% ../../nbs/18_data.audit.ipynb #8b29c515
 def _near_copies(test, fit, thr, block=256):
     "For each test row with a look-alike in `fit`: its index, that of its best match, and their similarity."
     a,b = _thumbnails(test),_thumbnails(fit)
@@ -87,6 +89,7 @@ def _twins(test, fit, key):
     first = {k:i for i,k in reversed(list(zip(fit.index, key[fit.index])))}
     return [(i, first[key[i]], 1.) for i in test.index if key[i] in first]
 
+# %% ../../nbs/18_data.audit.ipynb #b38a20ea
 def _digest(path): return hashlib.sha1(Path(path).read_bytes()).hexdigest()
 
 def _find_leaks(df, near):
@@ -96,6 +99,7 @@ def _find_leaks(df, near):
     yield 'copy', _twins(test, fit, df.path.map(_digest))
     if near <= 1: yield 'near-copy', _near_copies(test, fit, near)
 
+# %% ../../nbs/18_data.audit.ipynb #a5d0fbba
 def audit_catalog(
     df:pd.DataFrame, # catalog with `split` set
     near:float=0.7, # least correlation of thumbnails at which two images count as near-copies; above 1: do not look

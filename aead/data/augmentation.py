@@ -77,6 +77,7 @@ class _Gamma(A.ImageOnlyTransform):
     def get_params(self): return {'power': math.exp(self.py_random.uniform(-self.gamma, self.gamma))}
     def apply(self, img, power, **params): return np.power(img, np.float32(power))
 
+# %% ../../nbs/13_data.augmentation.ipynb #6e731ba2
 def _zoom(hw, zoom):
     "A crop of up to `zoom` less in height and width, each for itself, back at its size."
     h,w = hw

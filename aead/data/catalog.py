@@ -28,6 +28,7 @@ def _is_mask(p, names):
     beside_jpeg = p.suffix.lower()=='.png' and not names.isdisjoint({f'{stem}.jpg', f'{stem}.jpeg'})
     return stem.endswith('_mask') or beside_jpeg
 
+# %% ../../nbs/10_data.catalog.ipynb #43acc4a8
 def _image_files(folder):
     "The files of a folder that are images or masks, sorted; hidden ones left out."
     found = (o for o in folder.iterdir() if o.suffix.lower() in _suffixes and not o.name.startswith('.'))
@@ -59,12 +60,14 @@ def _table(rows, **more):
     df.insert(1, 'label', (df.defect!='good').astype(int))
     return df.assign(**more)
 
+# %% ../../nbs/10_data.catalog.ipynb #1eb0421f
 def _mismatch(path, layout, looked):
     "The error for a folder that does not have the layout."
     there = sorted(o.name + '/'*o.is_dir() for o in Path(path).iterdir())
     there = ', '.join(there[:8]) + (', …' if len(there)>8 else '') or 'nothing'
     return ValueError(f"{path} does not have the layout '{layout}': looked for {looked}; found {there}")
 
+# %% ../../nbs/10_data.catalog.ipynb #9ee78524
 def _folder(path):
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"no such folder: {path}")
@@ -84,6 +87,7 @@ def _categories(path, probe, category, layout):
     if category in names: return [names[category]]
     raise KeyError(f"no category '{category}' in {path}.{did_you_mean(category, list(names))}")
 
+# %% ../../nbs/10_data.catalog.ipynb #eaa3c1b2
 def _by_category(folders, read):
     "One catalog of all category folders, each read by `read(folder)`."
     return pd.concat([_table(read(c), category=c.name) for c in folders], ignore_index=True)
@@ -101,6 +105,7 @@ def _splits_and_classes(folder, good):
         mask = '' if defect==good else _mask_of(p, folder/'ground_truth'/defect)
         yield p, 'good' if defect==good else defect, mask, f'{folder.name}/{split}/{defect}/{p.stem}', split
 
+# %% ../../nbs/10_data.catalog.ipynb #deb38938
 @layouts.named('mvtec')
 def read_mvtec(
     path, # folder of MVTec AD or of one of its categories
@@ -127,12 +132,14 @@ def _visa_rows(folder, table):
             split = table.get(p.relative_to(folder.parent).as_posix(), '')
             yield p, 'good' if kind=='Normal' else 'anomaly', mask, f'{folder.name}/{kind}/{p.stem}', split
 
+# %% ../../nbs/10_data.catalog.ipynb #f17ceaf4
 def _visa_split(path):
     "Split by image path, from the table in `path` or beside it; empty if there is none."
     files = [o/'split_csv'/'1cls.csv' for o in (path, path.parent)]
     file = next((o for o in files if o.is_file()), None)
     return dict(pd.read_csv(file, dtype=str)[['image','split']].values) if file else {}
 
+# %% ../../nbs/10_data.catalog.ipynb #78a9af54
 @layouts.named('visa')
 def read_visa(
     path, # folder of VisA or of one of its categories
@@ -152,11 +159,13 @@ def _folder_mask(p, root):
     places = [root/m/s for m in sorted(_mask_dirs) for s in (p.relative_to(root).parent, p.parent.name, '')]
     return found or next((m for m in (_mask_of(p, o) for o in places) if m), '')
 
+# %% ../../nbs/10_data.catalog.ipynb #0c4f3628
 def _kind(p, root):
     "`good`, or the defect that the image's folder is named after."
     parts = p.relative_to(root).parts
     return 'good' if len(parts)==1 or parts[0].lower() in good_names else parts[0]
 
+# %% ../../nbs/10_data.catalog.ipynb #736a074e
 @layouts.named('folder')
 def read_folder(
     path, # folder of good images, or of folders of good and bad images
@@ -183,6 +192,7 @@ def _read_table(file, **kw):
     if odd: raise ValueError(f"{file}: labels must be 0 (good) or 1 (defective), got {', '.join(odd)[:60]}")
     return df
 
+# %% ../../nbs/10_data.catalog.ipynb #9d178cc3
 def _fill(df):
     "Columns that a table may leave out."
     df = df.assign(label=df.label.astype(int))
@@ -200,6 +210,7 @@ def _one_category(df, category, file):
     if category not in names: raise KeyError(f"no category '{category}' in {file}.{did_you_mean(category, names)}")
     return df[df.category==category].reset_index(drop=True)
 
+# %% ../../nbs/10_data.catalog.ipynb #deb7b7d5
 @layouts.named('csv')
 def read_csv_table(
     path, # a CSV file, or a folder with a `catalog.csv`
@@ -242,6 +253,7 @@ def _merge_partial(tiles, full=6, gap=500, tol=0.1):
             tiles = [u for u in tiles if u is not t]
     return tiles
 
+# %% ../../nbs/10_data.catalog.ipynb #945feb5e
 def _sizes(paths):
     "Height and width of each image in pixels, from the header alone."
     def one(p):
@@ -267,6 +279,7 @@ def _mtd_files(root):
     df[['exposure','number']] = df.file.str.extract(r'exp(\d+)_num_(\d+)').astype(int)
     return df
 
+# %% ../../nbs/10_data.catalog.ipynb #3e0a9d53
 def _tile_table(root, df):
     "Group and published split of the images in `df`, from `tiles.csv`."
     t = pd.read_csv(root/'tiles.csv', dtype=str).set_index(['class','file'])

@@ -101,6 +101,7 @@ def _corrupt(self:ImageDataset, img, valid, rng):
     other = self.load(int(rng.integers(len(self))))[0]
     return add_defects(img, rng, other if other.shape==img.shape else None, self.kinds, self.defects, valid=valid)
 
+# %% ../../nbs/15_data.dataset.ipynb #38e637b5
 @patch
 def __getitem__(self:ImageDataset, i):
     (img,mask,valid),seed = self.load(i%len(self)),sample_seed(self.seed, self.epoch, i)
@@ -122,6 +123,7 @@ def _read_each(df, channels, read):
         if m: read_mask(m, img.shape[:2])
     return seen,bad
 
+# %% ../../nbs/15_data.dataset.ipynb #eab720a2
 def _one_number(seen):
     "The number of channels that all images have."
     first = {c:p for p,c in reversed(seen.items())}
@@ -168,6 +170,7 @@ def _read_ahead(ds, n, threads):
             ahead.extend(pool.submit(_try_item, ds, j) for j in islice(todo, 1))
             yield i, item
 
+# %% ../../nbs/15_data.dataset.ipynb #4dcf2fc4
 def read_batches(
     ds:ImageDataset, # data set
     bs:int=32, # images in a batch

@@ -66,6 +66,7 @@ def _judge(d, grain, moved, v=_visible):
     edges = _change(cv2.blur(d, ks).reshape(d.shape))
     return cv2.blur(edges, ks)*(change>0), v.base+v.moved*grain
 
+# %% ../../nbs/14_data.defects.ipynb #21bd91dd
 def _close_gaps(raw):
     mask = cv2.morphologyEx(raw, cv2.MORPH_CLOSE, _square)
     return raw if cv2.countNonZero(mask)>_visible.closing*cv2.countNonZero(raw) else mask
@@ -87,6 +88,7 @@ def _settle(roi, new, grain, moved=False):
 # the image itself. The arguments are left as they are.
 defect_makers = Registry('defect maker')
 
+# %% ../../nbs/14_data.defects.ipynb #8c5cf387
 def _check_image(img, name='image', shape=None):
     ok = isinstance(img, np.ndarray) and img.ndim==3 and img.dtype==np.float32
     if not ok:
@@ -99,6 +101,7 @@ def _check_image(img, name='image', shape=None):
     lo,hi = img.min(),img.max()
     if not (lo>=0 and hi<=1): raise ValueError(f'{name} must be in [0,1], got values from {lo:.4g} to {hi:.4g}')
 
+# %% ../../nbs/14_data.defects.ipynb #18b027ce
 def _check_pair(image, other):
     "Image and other image, checked and contiguous."
     _check_image(image)
@@ -125,6 +128,7 @@ def _draw_once(draw, fair, image, rng, other):
     plain = strength>=fair.plain*fair.least
     return (box,new,mask) if plain and _least_area(n)<=cv2.countNonZero(mask)<=fair.most*n else None
 
+# %% ../../nbs/14_data.defects.ipynb #9c4bc98f
 def _make(draw, fair, image, rng, other=None):
     image,other = _check_pair(image, other)
     mask = np.zeros(image.shape[:2], np.uint8)
@@ -204,6 +208,7 @@ class _Blob:
     middle:float = .7 # level in the middle, standard deviations of the field
     cap:float = 2.2 # highest level, and what is taken off at the rim
 
+# %% ../../nbs/14_data.defects.ipynb #a3c10adb
 def _blob(box, at, half, rng, r=_Blob()):
     "A ragged region around `at`, that ends within `half`: positive inside, `h w`."
     u,v = (o/np.float32(k) for o,k in zip(_turned(box, at, 0), half[::-1]))
@@ -237,12 +242,14 @@ def _cut_large(src, hw, rng, r=_Filling()):
     part = np.ascontiguousarray(_cut(src, [max(2, int(n/z)) for n in hw], rng))
     return cv2.resize(part, hw[::-1], interpolation=cv2.INTER_LINEAR).reshape(*hw, -1)
 
+# %% ../../nbs/14_data.defects.ipynb #8303c746
 def _cut_scrambled(src, hw, rng, r=_Filling()):
     "As `_cut`, with rows and columns of blocks in disorder."
     part,b = _cut(src, hw, rng),max(2, int(min(hw)/rng.uniform(*r.blocks)))
     y,x = ((rng.permutation(n//b+1)[:,None]*b+np.arange(b)).ravel()[:n]%n for n in hw)
     return part[y][:,x]
 
+# %% ../../nbs/14_data.defects.ipynb #8c78ab8e
 def _grey(src, hw, rng, r=_Filling()):
     "Grey (or a colour), with noise of random strength and scale."
     c,n = src.shape[2],_log(rng, r.coarse, max(hw))
@@ -283,6 +290,7 @@ def _field_everywhere(img, rng, r):
     k = int(len(some)*(1-_log(rng, *r.area)))
     return _whole(img.shape),field - np.partition(some, k)[k]
 
+# %% ../../nbs/14_data.defects.ipynb #5fc94cd8
 def _field_somewhere(img, rng, r):
     u,at = _unit(img.shape),_place(img.shape[:2], rng)
     half = r.half.draw(rng, u),r.half.draw(rng, u)
@@ -337,6 +345,7 @@ def _stencil(img, rng, r):
     if how<1-r.ellipses: return box,np.minimum(a-np.abs(p), b-np.abs(q))
     return box,(1-np.sqrt((p/a)**2+(q/b)**2))*min(a, b)
 
+# %% ../../nbs/14_data.defects.ipynb #33c8f9c0
 @_maker('paste', least=1.5)
 def _draw_paste(img, rng, other, r=_Paste()):
     "A rectangle, a scar or an ellipse shows another place of this or another image."
@@ -434,6 +443,7 @@ def _branch(lines, heading, length, wander, rng, r):
     start = path[rng.integers(_steps, len(path)-_steps)]
     return _walk(start, side, length*rng.uniform(*r.shorter), wander, rng),r.thinner*width
 
+# %% ../../nbs/14_data.defects.ipynb #d6e568ab
 def _strokes(shape, rng, r):
     "A line and its branches, as a list of path and width, in pixels."
     u,(h,w) = _unit(shape),shape[:2]
@@ -477,6 +487,7 @@ def _line_box(shape, lines):
     lo,hi = (np.clip(o, 0, [shape[1]-1,shape[0]-1]) for o in (pts.min(0), pts.max(0)))
     return _box(shape, ((lo+hi)/2)[::-1], ((hi-lo)/2)[::-1]+2+2*lines[0][1])
 
+# %% ../../nbs/14_data.defects.ipynb #a8294c4f
 def _line_cover(shape, lines, rng):
     "The box of lines, and their cover, `h w` in [0,1]."
     box,k = _line_box(shape, lines),max(1, round(_canvas/min(shape[:2])))
@@ -485,11 +496,13 @@ def _line_cover(shape, lines, rng):
     for o,width in lines: _draw_stroke(canvas, o-[box[1].start,box[0].start]+.5, width, k, rng)
     return box,cv2.resize(canvas, (w,h), interpolation=cv2.INTER_AREA)*np.float32(1/255)
 
+# %% ../../nbs/14_data.defects.ipynb #cf673c5c
 def _tone(roi, cover, shift, rng):
     "`roi` with its brightness changed by `shift` and part of its texture gone, as much as `cover` says."
     gone = np.float32(rng.random())
     return roi + cover[...,None]*(gone*(roi.mean((0,1))-roi)+shift)
 
+# %% ../../nbs/14_data.defects.ipynb #18e11a0d
 @_maker('curve', least=1.2)
 def _draw_curve(img, rng, other, r=_Curve()):
     "A thin dark or light line, often jagged or branching: a crack."
@@ -564,6 +577,7 @@ def _ovals(box, at, radius, rng, stretch):
     p,q = (cos*x+sin*y)/s,(cos*y-sin*x)*s
     return np.sqrt(p*p+q*q)/np.float32(radius)[:,None,None]
 
+# %% ../../nbs/14_data.defects.ipynb #b3b67575
 def _scatter(shape, rng, r):
     "Places `n y x` and radii `n` of one or several spots, in pixels."
     u,n = _unit(shape),1 if rng.random()<r.alone else int(rng.integers(*r.group))
@@ -573,6 +587,7 @@ def _scatter(shape, rng, r):
     at = middle + (n>1)*apart*rng.standard_normal((n,2))
     return np.clip(at, 0, np.array(shape[:2])-1),radius
 
+# %% ../../nbs/14_data.defects.ipynb #91a4c7f7
 def _spot_depth(shape, rng, r):
     "The box of one or several spots, how deep inside each pixel lies, `h w`, and the largest radius, in pixels."
     at,radius = _scatter(shape, rng, r)
@@ -643,6 +658,7 @@ def _border_profile(n, u, rng, r):
     a,b = max(0, start),min(n, start+k)
     return a,b,prof[a-start:b-start],int(prof.max())+3
 
+# %% ../../nbs/14_data.defects.ipynb #017ca3f3
 def _border_bite(shape, rng, r):
     "The box of a bite at one of the four borders, and how deep inside each pixel lies, `h w`, in pixels."
     side = int(rng.random()*4)
@@ -659,6 +675,7 @@ def _fresh_surface(roi, depth, rng, grain, r):
     slope = slope + grain*_smooth(roi.shape[:2], np.array(roi.shape[:2])/2, rng)
     return roi.mean((0,1)) + _shift(roi, grain, rng, r.fresh) + slope[...,None]
 
+# %% ../../nbs/14_data.defects.ipynb #82387171
 def _break_border(img, rng, r):
     box,depth = _border_bite(img.shape, rng, r)
     roi,u = img[box],_unit(img.shape)
@@ -682,6 +699,7 @@ def _push(img, box, dy, dx):
     maps = np.float32(x+dx),np.float32(y[:,None]+dy)
     return cv2.remap(img, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101).reshape(*dy.shape, -1)
 
+# %% ../../nbs/14_data.defects.ipynb #a1810f18
 def _find_edge(img, rng):
     "A pixel on an edge, at random but rather on a strong one, `y x`, and the direction of its normal."
     k = max(2, round(_coarse*_unit(img.shape)))
@@ -707,6 +725,7 @@ def _break_edge(img, rng, r):
     dy,dx = (d*np.float32(f(normal)) for f in (math.sin, math.cos))
     return box,_push(img, box, dy, dx),get_grain(img[box]),True
 
+# %% ../../nbs/14_data.defects.ipynb #8201fe68
 @_maker('bite', least=1.5)
 def _draw_bite(img, rng, other, r=_Bite()):
     "A piece of the border, or of an edge in the picture, is missing or ragged."
@@ -731,6 +750,7 @@ def _displace(way, xy, inside, u, rng, r):
     if way<r.ways[1]: return a*y,a*x
     return [inside*r.shake.draw(rng, 1)*u*_smooth(inside.shape, r.nodes, rng) for _ in range(2)]
 
+# %% ../../nbs/14_data.defects.ipynb #7757cb78
 @_maker('warp', least=1.2)
 def _draw_warp(img, rng, other, r=_Warp()):
     "Structure is distorted within a disc."
@@ -783,6 +803,7 @@ def _shade_depth(shape, rng, r):
     if how<r.ways[2]: return _rounded(p, q, wavy, u, rng, r)
     return (_smooth(hw, rng.integers(*r.slow, 2), rng)-rng.uniform(*r.level))*r.steep*u
 
+# %% ../../nbs/14_data.defects.ipynb #c88ee2dd
 @_maker('shade', least=.4, most=.6)
 def _draw_shade(img, rng, other, r=_Shade()):
     "A band, a side or a large region is darker, lighter or of another contrast: uneven."
@@ -934,6 +955,7 @@ class _Mix:
     def count(self, rng): return int(rng.integers(self.lo, self.hi+1))
     def draw(self, rng): return self.makers[int(np.searchsorted(self.chances, rng.random(), side='right'))]
 
+# %% ../../nbs/14_data.defects.ipynb #6dfc069d
 def _weigh(kinds):
     "Makers and their cumulated chances, from `{kind: weight}`, a list of kinds or one kind."
     if kinds is None: kinds = default_kinds
@@ -955,6 +977,7 @@ def _region(valid, shape):
     box = slice(y,y+h),slice(x,x+w)
     return (None if min(h,w)<16 else box),(None if valid[box].all() else valid[box])
 
+# %% ../../nbs/14_data.defects.ipynb #cd63f158
 def _add_one(img, inside, mix, rng, other, tries=4):
     "Draws a defect on `img`, in place; its mask, empty if none shows in a few tries."
     for _ in range(tries):

@@ -53,6 +53,7 @@ def _show_rows(rows, masks, figsize=None):
             ax.imshow(im if im.shape[-1]==3 else im.mean(-1), cmap='gray', vmin=0, vmax=1)
             if m.any(): ax.contour(m.cpu(), [0.5], colors='r', linewidths=1)
 
+# %% ../../nbs/16_data.loaders.ipynb #2cf62081
 @patch
 def show_batch(self:ImageDL,
     b=None, # a batch `(x, clean, mask, valid)`; None: the next one

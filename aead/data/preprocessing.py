@@ -41,11 +41,13 @@ def _read_cv2(raw):
     if a.ndim<3 or a.shape[2]<3: return a
     return cv2.cvtColor(a, cv2.COLOR_BGR2RGB if a.shape[2]==3 else cv2.COLOR_BGRA2RGBA)
 
+# %% ../../nbs/12_data.preprocessing.ipynb #9d69028b
 def _plain_pixels(im):
     "Pixels of a Pillow image, in a plain mode."
     if 'transparency' in im.info: im = im.convert('LA' if im.mode in '1L' else 'RGBA')
     return np.asarray(im.convert(_plain[im.mode]) if im.mode in _plain else im)
 
+# %% ../../nbs/12_data.preprocessing.ipynb #41589d81
 def _read_pillow(raw):
     "Pixels of a whole file `raw`, and whether the last channel is alpha."
     im = Image.open(io.BytesIO(raw), formats=('PNG','JPEG','BMP','WEBP','TIFF'))
@@ -66,6 +68,7 @@ def _channels_last(a, axes):
         raise ValueError(f'a stack of axes {axes}, sizes {a.shape}, is no single image')
     return np.moveaxis(a, i, -1)
 
+# %% ../../nbs/12_data.preprocessing.ipynb #6a6aafae
 def _tiff_or_cv2(series, raw):
     "tifffile has not every compression built in: OpenCV reads the others (up to 4 channels)."
     try: return _channels_last(series.asarray(), series.axes)
@@ -83,6 +86,7 @@ def _read_plain_tiff(raw, p):
     swapped = p.bitspersample==1 and p.photometric==0 and 'tifffile' in p.software   # it says black and means True
     return (255-a if swapped else a), alpha
 
+# %% ../../nbs/12_data.preprocessing.ipynb #90d11a77
 def _read_tiff(raw):
     "Pixels of a TIFF, and whether the last channel is alpha."
     with tifffile.TiffFile(io.BytesIO(raw)) as t:
@@ -119,6 +123,7 @@ def _drop_alpha(a, path):
         raise ValueError(f'{path}: has transparent pixels. {advice}')
     return a[...,:-1]
 
+# %% ../../nbs/12_data.preprocessing.ipynb #2334b619
 def _unit(a, path):
     "Stored pixels as float32 in [0,1]."
     if a.dtype.kind=='b': return a.astype(np.float32)
@@ -182,6 +187,7 @@ def _per_channel(v, c, name):
     if v.shape not in ((1,),(c,)): raise ValueError(f'{name} has {v.size} values for an image of {c} channels')
     return v
 
+# %% ../../nbs/12_data.preprocessing.ipynb #8a54546f
 def _mean_std(image, mean, std):
     "Checked `mean` and `std` for `image`."
     if image.ndim!=3 or image.dtype.kind!='f':
@@ -190,6 +196,7 @@ def _mean_std(image, mean, std):
     if not (std>0).all(): raise ValueError(f'std must be above 0, got {std.tolist()}')
     return mean,std
 
+# %% ../../nbs/12_data.preprocessing.ipynb #7dc11aa0
 def normalize_image(
     image:np.ndarray, # `h w c` float in [0,1]
     mean:list, # one per channel, or one for all, in [0,1]
@@ -219,6 +226,7 @@ def _check_size(size, what='size'):
     if not ok: raise ValueError(f'{what} is (height, width) in pixels, got {size!r}')
     return int(h),int(w)
 
+# %% ../../nbs/12_data.preprocessing.ipynb #1c8eca35
 def fit_box(
     shape:tuple, # `(height, width)` of what is fitted
     target_size:tuple # `(height, width)` of the frame
@@ -252,6 +260,7 @@ def _by_four(f, x):
     ys = [y if y.ndim==3 else y[...,None] for y in ys]
     return ys[0] if len(ys)==1 else np.concatenate(ys, 2)
 
+# %% ../../nbs/12_data.preprocessing.ipynb #2b78845a
 def _scale(x, size):
     "`x`, `h w` or `h w c`, at `size`: by area where it shrinks, linear where it grows."
     if x.shape[:2]==tuple(size): return x
@@ -261,11 +270,13 @@ def _scale(x, size):
         if x.shape[:2]!=hw: x = _by_four(partial(cv2.resize, dsize=hw[::-1], interpolation=how), x)
     return np.clip(x, lo, hi)  # rounding alone can pass 1
 
+# %% ../../nbs/12_data.preprocessing.ipynb #52488f60
 def _cut(x, box):
     "The pixels of `x` in `box`."
     top,left,h,w = box
     return x[top:top+h,left:left+w]
 
+# %% ../../nbs/12_data.preprocessing.ipynb #14c95a6e
 def _pad(x, box, size, fill):
     "`x` put at `box` in a frame of `size`; `fill` is a number, or a mode of `np.pad`."
     if x.shape[:2]==tuple(size): return np.array(x)
@@ -280,6 +291,7 @@ def _check_fill(fill):
     if fill not in ('edge','reflect') and not isinstance(fill, (int,float)):
         raise ValueError(f"fill is a number, 'edge' or 'reflect', got {fill!r}")
 
+# %% ../../nbs/12_data.preprocessing.ipynb #689d3007
 def resize_with_aspect_ratio(
     image:np.ndarray, # `h w c` or `h w`, uint8 or float
     target_size:tuple, # `(height, width)` of the result
@@ -318,6 +330,7 @@ def _check_shapes(image, **masks):
         if o is not None and o.shape!=image.shape[:2]:
             raise ValueError(f'{name} is {o.shape}, its image {image.shape[:2]} (height, width)')
 
+# %% ../../nbs/12_data.preprocessing.ipynb #10bcabc5
 def resize_image(
     image:np.ndarray, # `h w c` uint8 or float
     mask:np.ndarray=None, # `h w` of 0 and 1; None where there is none
@@ -352,6 +365,7 @@ def _weighted_blur(x, weight, sigma):
     def blur(o): return _by_four(lambda p: cv2.GaussianBlur(p, (0,0), sigma), o)
     return blur(x)/np.maximum(blur(weight), 1e-6)[...,None]
 
+# %% ../../nbs/12_data.preprocessing.ipynb #62fbcab6
 def local_contrast_normalize(
     image:np.ndarray, # `h w c` float in [0,1]
     sigma:float=8., # width of the neighbourhood, pixels

@@ -33,6 +33,7 @@ def _grey(
     a.flags.writeable = False
     return a
 
+# %% ../../nbs/11_data.synthetic.ipynb #44dc9160
 @cache
 def _photo(name): return _grey(getattr(skdata, name)())
 
@@ -71,6 +72,7 @@ def _rows(name, n_shots, n_regions, contamination, rng):
     n_bad = round(contamination/(1-contamination)*len(train)*n_shots)
     return good + test + [(train[i%len(train)], 'train', kinds[i%len(kinds)]) for i in range(n_bad)]
 
+# %% ../../nbs/11_data.synthetic.ipynb #37f92400
 def _name_files(df):
     "Adds `path` and `mask`: good images count by split, defective ones by class, so that no two masks share a name."
     bad = df.defect!='good'
@@ -91,6 +93,7 @@ def _aim(photo, corner, sz, rng, tries=30):
         if draws[-1][0]>.05: break
     return max(draws)[1:]
 
+# %% ../../nbs/11_data.synthetic.ipynb #e7cd4742
 def _shot(seed, path, region, photo, sz):
     "Where the crop lies and how it is exposed: `top left exposure gamma`."
     rng,cell = _rng(seed, path),np.array(photo.shape)//_grid
@@ -112,6 +115,7 @@ def _check_ranges(**values):
     for name,(v,lo,hi) in values.items():
         if not lo<=v<=hi: raise ValueError(f"{name} must be from {lo} to {hi}, got {v}")
 
+# %% ../../nbs/11_data.synthetic.ipynb #e2fd299f
 _columns = 'path label defect mask group split category exposure gamma top left'.split()
 
 def plan_synthetic(
@@ -143,6 +147,7 @@ def _depth(shape, at, radius, rng, wobble=.2, stretch=1.5):
     swing = (amp*np.cos(waves*np.arctan2(v,u)[...,None]+phase)).sum(-1)
     return radius*np.clip(1+swing, .4, 1.7) - np.hypot(u,v)
 
+# %% ../../nbs/11_data.synthetic.ipynb #2f555ffb
 def _soft(depth, edge): return np.clip(depth/edge+.5, 0, 1).astype(np.float32)
 
 def _spot(shape, rng, lo, hi):
@@ -167,6 +172,7 @@ def _trim(img, drawn, cover):
     mask = ndi.binary_fill_holes(ndi.binary_closing(changed, iterations=2))[3:-3,3:-3]&reach
     return np.where(mask,drawn,img),mask.astype(np.uint8)
 
+# %% ../../nbs/11_data.synthetic.ipynb #bc6e94ba
 def _strength(img, out, mask):
     "How plainly the change shows: its root mean square over the contrast around it; 1 is plain."
     m = mask>0
@@ -185,6 +191,7 @@ def _strongest(name, draw, tries):
     if res is None: raise ValueError(f"no {name} shows on this image after {tries} tries; is it constant?")
     return res
 
+# %% ../../nbs/11_data.synthetic.ipynb #275e654b
 def _make_defect(name, drawer, img, rng, tries):
     if img.ndim!=2: raise ValueError(f"{name} needs a grey image `h w`, got shape {img.shape}")
     def draw():
@@ -192,6 +199,7 @@ def _make_defect(name, drawer, img, rng, tries):
         return out,mask,_strength(img, out, mask)
     return _strongest(name, draw, tries)
 
+# %% ../../nbs/11_data.synthetic.ipynb #247b5baf
 def _maker(name):
     "Registers a drawer `(img, rng) -> (img, cover)` as the maker `name`."
     def wrap(f):
@@ -211,6 +219,7 @@ def _coins(pad=6):
     cuts = [(o.label, tuple(slice(max(0,s.start-pad), s.stop+pad) for s in o.slice)) for o in found]
     return [(im[s],(lab[s]==k).astype(np.float32)) for k,s in cuts]
 
+# %% ../../nbs/11_data.synthetic.ipynb #4ce9a43d
 def _coin(n, rng):
     "A coin and its cover, `n n`."
     pair,turn = _coins()[rng.integers(len(_coins()))],rng.uniform(0,360)
@@ -232,6 +241,7 @@ def _put(shape, patch, at):
     out[y:y+n,x:x+n] = patch
     return out
 
+# %% ../../nbs/11_data.synthetic.ipynb #1846f3c7
 @_maker('foreign')
 def _draw_foreign(img, rng):
     "An object from another photograph lies on the surface."
@@ -261,11 +271,13 @@ def _bend(shape, rng, n=256):
     knee = mid + half[::-1]*[1,-1]*rng.uniform(-.6,.6)
     return (1-t)**2*(mid-half) + 2*t*(1-t)*knee + t**2*(mid+half)
 
+# %% ../../nbs/11_data.synthetic.ipynb #76be36db
 def _along(shape, line):
     "Distance of each pixel to a line, `h w` in pixels, and how far along the line its nearest point is, from 0 to 1."
     dist,i = cKDTree(line).query(_offsets(shape, (0,0)).reshape(2,-1).T)
     return dist.reshape(shape),(i/len(line)).reshape(shape)
 
+# %% ../../nbs/11_data.synthetic.ipynb #95840551
 @_maker('scratch')
 def _draw_scratch(img, rng):
     "A thin bent line with a bright core between darker rims."
@@ -288,6 +300,7 @@ def _draw_blur(img, rng):
     cover = _soft(_depth(img.shape, at, r, rng, wobble=.12), 2)
     return img*(1-cover)+cover*ndi.gaussian_filter(img, rng.uniform(.05,.07)*min(img.shape)),cover
 
+# %% ../../nbs/11_data.synthetic.ipynb #fb5416fe
 @_maker('missing')
 def _draw_missing(img, rng):
     "A patch is filled with something smooth, a little darker or lighter than its surroundings."
@@ -372,6 +385,7 @@ def _check_same(path, settings):
     if about.get('schema')!=1: diff = [f"schema={about.get('schema')}, not 1"]
     if diff: raise ValueError(f"{path} was made with {'; '.join(diff)}: remove it or choose another path")
 
+# %% ../../nbs/11_data.synthetic.ipynb #fa09dd76
 def load_synthetic(
     path          # folder that `make_synthetic` wrote
 )->pd.DataFrame:  # its catalog, with absolute paths

@@ -83,6 +83,7 @@ def encode(self:BaseAutoencoder,
     "Images to latent."
     raise NotImplementedError
 
+# %% ../../nbs/20_models.base.ipynb #284d14c3
 @patch
 def decode(self:BaseAutoencoder,
     z:Tensor # latent, shaped as `encode` gives it
@@ -109,6 +110,7 @@ def _pad(self:BaseAutoencoder, x):
     h,w = x.shape[-2:]
     return F.pad(x, (0, -w%self.stride, 0, -h%self.stride), mode='replicate')
 
+# %% ../../nbs/20_models.base.ipynb #e3258643
 @patch
 def forward(self:BaseAutoencoder,
     x:Tensor # images in the model's space, `b c h w`
@@ -210,6 +212,7 @@ def draw_noise(self:BaseAutoencoder,
 )->Tensor|None: # `n c h w`, for n draws; None: this model needs no noise
     "Draws the noise that `reconstruct` takes."
 
+# %% ../../nbs/20_models.base.ipynb #efae3e72
 @patch
 def reconstruct(self:BaseAutoencoder,
     x:Tensor, # images in the model's space (after `prepare`), `b c h w`

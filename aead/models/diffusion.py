@@ -98,6 +98,7 @@ def _spline(n, step):
     w = torch.where(d<1, 2/3-d**2+d**3/2, (2-d).clamp_min(0)**3/6)
     return w/w.norm(dim=1, keepdim=True)
 
+# %% ../../nbs/27_models.diffusion.ipynb #3cd8cda8
 @noises.named('multiscale')
 def multiscale_noise(
     shape:tuple, # `n c h w`
@@ -258,11 +259,13 @@ def _noise_in(schedule, x, x0, t):
     a = schedule.abar[t]**0.5
     return (x-a*x0)/(1-a*a)**0.5
 
+# %% ../../nbs/27_models.diffusion.ipynb #d05950a2
 def _move(schedule, x, noise, s, t):
     "From `x` at step `s` to step `t` along `noise`."
     b,c = schedule.abar[s]**0.5,schedule.abar[t]**0.5
     return c*(x-(1-b*b)**0.5*noise)/b + (1-c*c)**0.5*noise
 
+# %% ../../nbs/27_models.diffusion.ipynb #62ef74dd
 @patch
 def invert(self:DiffusionSampler,
     x0:Tensor, # images, `b …`

@@ -197,6 +197,7 @@ def run_net(self:DiffusionAutoencoder,
     "The network's prediction: noise, image or velocity, as `predict` says."
     return self.unet(x, t*(1000/self.timesteps)).float()
 
+# %% ../../nbs/28_models.diffusion_ae.ipynb #cd1ee612
 @patch
 def denoise(self:DiffusionAutoencoder,
     x:Tensor, # noisy images, `b c h w`
@@ -230,6 +231,7 @@ def _reconstruct_draws(self:DiffusionAutoencoder, x, noise):
     sampler = DiffusionSampler(self.denoise, self.schedule)
     return torch.stack([_unsigned(sampler.ddim(o, self.steps, start=self.start)) for o in noisy])
 
+# %% ../../nbs/28_models.diffusion_ae.ipynb #64645b6f
 @patch
 def decode(self:DiffusionAutoencoder,
     z:Tensor, # images, `b c h w`, in [0,1]

@@ -35,6 +35,7 @@ class Encoder(nn.Module):
         self.register_buffer('std', torch.ones(ni))
         self.channels,self.reductions = _stages_of(self) # of each feature map; a reduction divides the image's sides
 
+# %% ../../nbs/22_models.encoders.ipynb #b9e996f5
 class _Call(nn.Module):
     "A function as a network."
     def __init__(self, f):
@@ -134,6 +135,7 @@ def _check_layers(name, layers, n):
         raise ValueError(f"layers of encoder '{name}' must be rising whole numbers from 0 to {n-1}, got {layers!r}")
     return ls
 
+# %% ../../nbs/22_models.encoders.ipynb #bee5fda1
 @encoders
 def vgg16(
     ni:int=3, # channels of the images
@@ -161,6 +163,7 @@ def _load_file(file):
         raise ValueError(f"{file} is no file of weights ({type(e).__name__}); "
                          ".safetensors and PyTorch's .pth are read") from None
 
+# %% ../../nbs/22_models.encoders.ipynb #5e0b3ff6
 def _only_tensors(d):
     "The tensors by name in what a file holds."
     for k in ('state_dict','model'):
@@ -192,6 +195,7 @@ def _whole(source, ni=3):
     heads = [cls] if isinstance(cls, str) else list(cls)
     return {_plain(k):v for k,v in net.state_dict().items()},tuple(_plain(o)+'_' for o in heads)
 
+# %% ../../nbs/22_models.encoders.ipynb #336402ee
 def _prefix(names, mine):
     "The prefix under which most of `mine` are among `names`."
     found = {o[:-len(mine[0])] for o in names if o==mine[0] or o.endswith('_'+mine[0])} or {''}
@@ -228,6 +232,7 @@ def _fits(name, given):
     whole,heads = _whole(name)
     return not _compare({k:v for k,v in whole.items() if not k.startswith(_heads+heads)}, given, 3, whole, heads)[2]
 
+# %% ../../nbs/22_models.encoders.ipynb #ff2b1f8d
 def _advice(source, given, wrong, ni):
     "The end of the message: what these weights do fit, if that can be found."
     import timm
@@ -289,6 +294,7 @@ def _hub_copy(cfg):
     try: get_hf_file_metadata(hf_hub_url(repo, names[0], revision=rev or None), timeout=5)
     except EntryNotFoundError: pass                                  # the hub answers; timm knows the file's name
 
+# %% ../../nbs/22_models.encoders.ipynb #f1dd4efa
 def _fetch(name, cfg):
     "The weights of timm's network `name`, from this machine or from the hub."
     import timm
@@ -340,6 +346,7 @@ def _new_encoder(name, ni, layers):
     net = builder(ni, layers)
     return net if isinstance(net, Encoder) else Encoder(net, ni, name=builder.__name__)
 
+# %% ../../nbs/22_models.encoders.ipynb #eeaf4e92
 def _timm_encoder(name, ni, layers):
     import timm
     n = len(_skeleton(name, features_only=True).feature_info.info)

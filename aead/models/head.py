@@ -32,6 +32,7 @@ def _window_mean(x, k):
     x = (x[:, :, k:]-x[:, :, :-k]).cumsum(3)
     return (x[..., k:]-x[..., :-k])/k**2
 
+# %% ../../nbs/29_models.head.ipynb #3408e46f
 def window_contrast_normalize(
     x:Tensor, # images, `b c h w`
     window:int=15, # side of the window, pixels, odd
@@ -199,6 +200,7 @@ def draw_noise(self:HeadedAutoencoder,
     "The noise that the body's `reconstruct` takes."
     return self.body.draw_noise(shape, seed)
 
+# %% ../../nbs/29_models.head.ipynb #f05b1480
 @patch
 def training_pass(self:HeadedAutoencoder,
     corrupted:Tensor, # input of the model, `b c h w`, in [0,1]
@@ -208,6 +210,7 @@ def training_pass(self:HeadedAutoencoder,
     "The body's loss and reconstruction, without the head."
     return self.body.training_pass(corrupted, clean, loss)
 
+# %% ../../nbs/29_models.head.ipynb #d5860289
 @patch
 def load_pretrained(self:HeadedAutoencoder):
     "Loads the weights that the body's settings ask for."
@@ -227,6 +230,7 @@ def _enlarge(self:HeadedAutoencoder, d, x):
     d = F.interpolate(d[:,None], scale_factor=float(min(4, self.head.stride)), mode='bilinear')
     return d[:, 0, :x.shape[-2], :x.shape[-1]]
 
+# %% ../../nbs/29_models.head.ipynb #00a262a4
 @patch
 def reconstruct(self:HeadedAutoencoder,
     x:Tensor, # images in the model's space, `b c h w`

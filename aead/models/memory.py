@@ -58,6 +58,7 @@ def _nearest(f, bank):
     near = torch.addmm(bank.square().sum(1), f, bank.T, alpha=-2).amin(1)
     return (near + f.square().sum(1)).clamp_min(0).sqrt().float()
 
+# %% ../../nbs/23_models.memory.ipynb #0dd91ac2
 @patch
 def forward(self:PatchMemory,
     f:Tensor # features, `b nf h w`

@@ -39,6 +39,7 @@ def _up(ni, no, r, to):
     reduce_channels,repeat = nn.Conv2d(ni, no, 1),nn.Upsample(scale_factor=r//to)
     return nn.Sequential(reduce_channels, repeat, ResBlock(no) if to>2 else conv_block(no, no))
 
+# %% ../../nbs/24_models.resnet_ae.ipynb #f73867a6
 class Decoder(nn.Module):
     "From the bottleneck up to the finest of `reductions`; gives the maps of all of them."
     def __init__(self,
@@ -130,6 +131,7 @@ def _get_layers(self:ResNetAutoencoder):
         raise ValueError(f"resnet_ae.depth={depth} is more than backbone '{backbone}' has; take depth={len(have)}")
     return have[:depth] if isinstance(backbone, str) or hasattr(backbone, '__name__') else None
 
+# %% ../../nbs/24_models.resnet_ae.ipynb #7974213d
 @patch
 def _get_scales(self:ResNetAutoencoder):
     "The number of feature maps to reconstruct."
@@ -152,6 +154,7 @@ def _get_reductions(self:ResNetAutoencoder):
     self._check_maps(rs)
     return rs
 
+# %% ../../nbs/24_models.resnet_ae.ipynb #0cc5c5a7
 @patch
 @torch.no_grad()
 def _check_maps(self:ResNetAutoencoder, rs):
@@ -193,6 +196,7 @@ def _squeeze(ni, nf, r, coarsest):
     fs = [ni, *(_width(nf, o) for o in rs[1:])]
     return nn.Sequential(*(conv_block(i, o, 2) for i,o in zip(fs, fs[1:]))),fs[-1]
 
+# %% ../../nbs/24_models.resnet_ae.ipynb #c9cc4e76
 @patch
 def _build_features(self:ResNetAutoencoder, ni, nf, nz):
     "The parts that reconstruct features."
@@ -216,6 +220,7 @@ def features(self:ResNetAutoencoder,
     if not self.frozen: return self.encoder(x)[:len(self.reductions)]
     with torch.no_grad(): return self.encoder(x)[:len(self.reductions)][-self.scales:]
 
+# %% ../../nbs/24_models.resnet_ae.ipynb #e5af0e90
 @patch
 def _encode_features(self:ResNetAutoencoder, fs):
     "Feature maps to latent."
@@ -250,6 +255,7 @@ def load_pretrained(self:ResNetAutoencoder):
     self.encoder.load_from(self.settings['pretrained'], self.settings['weights'])
     self.ready.fill_(True)
 
+# %% ../../nbs/24_models.resnet_ae.ipynb #a10e5118
 @patch
 def train(self:ResNetAutoencoder,
     mode:bool=True # False: evaluation

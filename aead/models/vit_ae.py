@@ -58,6 +58,7 @@ def _check_divides(name, v, of, n):
     if type(v) in (int,float): near = [o for o in divisors if o<=v][-1:] + [o for o in divisors if o>v][:1]
     raise ValueError(f"{name} must divide {of} {n}, got {v!r}; the nearest that do: {', '.join(map(str, near))}")
 
+# %% ../../nbs/26_models.vit_ae.ipynb #3514daac
 class PatchEmbedding(nn.Module):
     "Cuts images into patches and turns each into a token that carries its position."
     def __init__(self,
@@ -271,6 +272,7 @@ def _check_settings(self:ViTAutoencoder):
     _check_divides('vit_ae.decoder_heads', s['decoder_heads'], 'decoder_dim', s['decoder_dim'])
     self._check_passes(s['image_size']//s['patch_size'], s['passes'])
 
+# %% ../../nbs/26_models.vit_ae.ipynb #a425bace
 @patch
 def _check_passes(self:ViTAutoencoder, side, passes):
     "Refuses more passes than a grid of `side` rows and columns can have."
@@ -340,6 +342,7 @@ def _reconstruct_masked(self:ViTAutoencoder, x):
     visible = order[:,:m].to(x.device)
     return self.decode(self.encode_visible(x, visible))[...,:h,:w]
 
+# %% ../../nbs/26_models.vit_ae.ipynb #553f46e0
 @patch
 def training_pass(self:ViTAutoencoder,
     corrupted:Tensor, # input of the model, `b c h w`, in [0,1]

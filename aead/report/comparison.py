@@ -145,6 +145,7 @@ def _thumb(path, sources):
     views = [image, *[np.full_like(image, 225) if o is None else o for o in maps.values()]]
     return jpeg_bytes(np.concatenate(views, 1), 96*len(views), 80)
 
+# %% ../../nbs/83_report.comparison.ipynb #1ffb604c
 def _pair_thumbs(pairs, sources, most=300):
     "Thumbnails by row of `pairs`, of the images whose ranks differ most, as many as fit."
     apart = (pairs.x-pairs.y).abs()
@@ -187,6 +188,7 @@ class RunParts:
     images:dict=field(default_factory=dict) # an `ImageSource` for each run; images are shown where all runs have one
     costs:pd.DataFrame|None=None # a row per run, as `get_costs` gives it; None: not measured
 
+# %% ../../nbs/83_report.comparison.ipynb #316ae89d
 def _sources(parts, results):
     "The image sources in the order of the results, with the paths of the results as index."
     if set(parts.images)!=set(results): return {}

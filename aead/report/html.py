@@ -52,6 +52,7 @@ def _plain(o):
     if isinstance(o, np.generic): return _plain(o.item())
     return None if isinstance(o, float) and not np.isfinite(o) else o
 
+# %% ../../nbs/80_report.html.ipynb #91d72280
 def as_json(
     o # numbers, texts, lists and dicts, nested
 )->str: # text that is safe inside `script`

@@ -77,6 +77,7 @@ def _plotly_js():
     from plotly.offline import get_plotlyjs
     return b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
 
+# %% ../../nbs/81_report.interactive.ipynb #2f023839
 def _scripts(name, rows, plots):
     "The scripts of the section `name`, which is run by the asset of that name."
     code = f"(() => {{\n'use strict'\n{read_asset('tools.js')}{read_asset(f'{name}.js')}}})()"
@@ -106,6 +107,7 @@ def _counts():
     rows = [('defective', cell('hit'), cell('miss')), ('good', cell('alarm'), cell('pass'))]
     return tag('div', table_tag(('','flagged','not flagged'), rows), class_='counts')
 
+# %% ../../nbs/81_report.interactive.ipynb #41e9e65e
 def _strips():
     "Three rows of small pictures; two have their number in the heading."
     def strip(k, title): return tag('div', tag('h3', title), tag('div', '', id=f'live-{k}', class_='thumbs'))

@@ -33,6 +33,7 @@ def _show(key, v):
     if v is None: return '–'
     return f'{100*v:.3g} %' if METRICS[key].unit=='%' else f'{v:.3f}'
 
+# %% ../../nbs/82_report.run.ipynb #c0fe3179
 def _because(metrics, *keys):
     "In brackets the first reason why one of the metrics is missing."
     why = next((w for k in keys if (w := _dict(metrics, 'why').get(k))), '')
@@ -47,6 +48,7 @@ def _flagged(m, key, n_key, what):
     k = round(rate*n)
     return f'{k} of {n} {what} {"is" if k==1 else "are"}'
 
+# %% ../../nbs/82_report.run.ipynb #cdc042be
 def _no_decision(m):
     "The verdict where there is no threshold."
     auroc,why = _num(m.get('image_auroc')),_because(m, 'threshold', 'detection_rate', 'false_alarm_rate')
@@ -175,6 +177,7 @@ _titles = { # kind of examples: title with a threshold, title without one, and w
     'false alarms': ('False alarms: good images that were flagged', 'Good images with the highest scores', 'None.'),
     'borderline': ('Close to the threshold', 'Close to the threshold', '')}
 
+# %% ../../nbs/82_report.run.ipynb #38c274c2
 _how = ('From left to right: the image, with the true defect outlined where it is known; its reconstruction, which '
         'shows what the model expects; the heat map, which shows where the two differ. The score says by how much; the '
         'p-value is the share of good images that would score as high.')
@@ -317,6 +320,7 @@ def _thumbs(r, vmax):
     shown = [e for o in r.examples.values() for e in o if e['path'] in at]
     return {at[e['path']]: get_thumbnail(e['image'], e.get('amap'), vmax, e.get('mask')) for e in shown}
 
+# %% ../../nbs/82_report.run.ipynb #830720c2
 def _notes(r):
     "The box with warnings, or nothing."
     warn = get_warnings(r.metrics, r.notes)

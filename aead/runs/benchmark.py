@@ -55,6 +55,7 @@ def _inputs(det, bs):
     hw,ni = det.cfg.data.hw,det.graph.model.settings['ni']
     return torch.rand(bs, ni, *hw, device=det.device), torch.ones(bs, *hw, device=det.device)
 
+# %% ../../nbs/88_runs.benchmark.ipynb #552db943
 def _write_images(folder, n, det):
     "Image files of random blocks, twice the model's size."
     (h,w),ni,rng = det.cfg.data.hw,det.graph.model.settings['ni'],np.random.default_rng(0)
@@ -128,12 +129,14 @@ def _untrained(cfg, device):
     cfg = resolve_config(cfg, cfg.data.channels or 1, cfg.data.hw[0])
     return Detector(cfg, build_graph(cfg), device)
 
+# %% ../../nbs/88_runs.benchmark.ipynb #ca992051
 def _loss(cfg):
     "What training minimises."
     loss = WeightedLoss(cfg.loss)
     if cfg.head: loss.on_mask = MaskLoss(cfg.head.loss)
     return loss
 
+# %% ../../nbs/88_runs.benchmark.ipynb #3889b977
 def _memory(det, bs):
     "Bytes of scoring, and of a training step on images without defects."
     x,_ = _inputs(det, bs)

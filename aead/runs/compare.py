@@ -22,6 +22,7 @@ def _image_source(run):
     t = t[t.split=='test'].reset_index(drop=True)
     return ImageSource(t, run.path, run.config.data.resize, 1. if top is None else float(top))
 
+# %% ../../nbs/89_runs.compare.ipynb #a01a31f0
 def get_run_parts(
     runs:dict, # `RunFolder` by name
     device=None # where costs are measured; None: a GPU if there is one

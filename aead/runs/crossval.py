@@ -40,6 +40,7 @@ def _class_aurocs(t):
     per = per_defect(t.score.to_numpy(), t.label.to_numpy(), t.defect.to_numpy())
     return {f'auroc_{k}': v['image_auroc'] for k,v in per.items()}
 
+# %% ../../nbs/87_runs.crossval.ipynb #79722efc
 def _minutes(history):
     "Minutes of training, with its validation."
     return None if history is None else round(history.seconds.sum()/60, 2)
@@ -82,6 +83,7 @@ def _cases(variants, splits, folds, seeds):
         own_seeds = (0,) if variants[name] is None else seeds
         for fold,seed in product(own_folds, own_seeds): yield dict(variant=name, split=split, fold=fold, seed=seed)
 
+# %% ../../nbs/87_runs.crossval.ipynb #d71b2def
 def _read_table(path): return pd.read_csv(path) if Path(path).is_file() else pd.DataFrame(columns=_key)
 
 def _of_case(table, case):
@@ -151,6 +153,7 @@ def _mean_over_folds(t):
         if 0 < y.sum() < len(y): per.append({'image_auroc': image_metrics(s, y)['image_auroc'], **_class_aurocs(o)})
     return pd.DataFrame(per).mean().to_dict() if per else {'image_auroc': None}
 
+# %% ../../nbs/87_runs.crossval.ipynb #a8353b5b
 def _auroc_interval(t, n, seed):
     "95 % interval of the mean image AUROC."
     def auroc(d): return {'image_auroc': _mean_over_folds(d)['image_auroc']}

@@ -74,11 +74,13 @@ def asked(self:RunFolder)->Config: # settings
     "The settings as the user asked for them."
     return config_from_dict(load_yaml(self.file('config.yaml')))
 
+# %% ../../nbs/84_runs.folder.ipynb #c11e8ce7
 @patch(as_prop=True)
 def config(self:RunFolder)->Config: # settings
     "The settings that training used."
     return load_resolved(self.path)
 
+# %% ../../nbs/84_runs.folder.ipynb #736c0b56
 @patch(as_prop=True)
 def root(self:RunFolder)->Path: # folder
     "Where the images of the run are."
@@ -90,11 +92,13 @@ def catalog(self:RunFolder)->pd.DataFrame: # catalog with `split`, absolute path
     "Which image was in which split."
     return read_catalog(self.file('catalog.csv'), self.root)
 
+# %% ../../nbs/84_runs.folder.ipynb #21907d51
 @patch(as_prop=True)
 def scores(self:RunFolder)->pd.DataFrame: # the catalog's columns and `score p_value decision answer ssim amap`
     "Scores of the images of `val`, `cal` and `test`."
     return read_catalog(self.file('scores.csv'), self.root)
 
+# %% ../../nbs/84_runs.folder.ipynb #33fde97a
 @patch(as_prop=True)
 def metrics(self:RunFolder)->dict: # as `get_metrics` makes them
     "The content of `metrics.json`."
@@ -109,6 +113,7 @@ def history(self:RunFolder)->pd.DataFrame|None: # a row per epoch; None: not kno
     "How the training went."
     return pd.read_csv(self.path/'history.csv') if self.has('history.csv') else None
 
+# %% ../../nbs/84_runs.folder.ipynb #1e01d218
 @patch
 def curve(self:RunFolder,
     kind:str='pro' # `roc`, `pr` or `pro`
@@ -125,6 +130,7 @@ def map_file(self:RunFolder,
     "Where an anomaly map is."
     return self.path/amap if amap and self.has(amap) else None
 
+# %% ../../nbs/84_runs.folder.ipynb #17563855
 @patch
 def get_detector(self:RunFolder,
     device=None # where to compute; None: a GPU if there is one
@@ -157,6 +163,7 @@ def _lack(file, table, columns, what):
     if lack: raise ValueError(f"{file} lacks the column{'s'*(len(lack)>1)} {', '.join(lack)}; {what}")
     return table
 
+# %% ../../nbs/84_runs.folder.ipynb #d6aaf170
 def _read_scores(file):
     "The columns above of one `scores.csv`."
     try: t = pd.read_csv(file, usecols=lambda c: c in _wanted, dtype=_texts)
@@ -172,6 +179,7 @@ def _of_run(folder, root):
     settings = {c: m.get(k) for c,k in _settings.items()}
     return _read_scores(folder/'scores.csv').assign(run=_run_name(folder, root), **settings)
 
+# %% ../../nbs/84_runs.folder.ipynb #bdde9d87
 def _of_crossval(file):
     "The scores beside a table of cross-validation."
     t = pd.read_csv(file, dtype={'group': str})
@@ -203,6 +211,7 @@ def _metrics_row(m):
     numbers = {k: v for k,v in m.items() if counts(k, v) or (v is None and k in m.get('why', {}))}
     return {**{c: m.get(k) for c,k in _settings.items()}, **numbers, **ends}
 
+# %% ../../nbs/84_runs.folder.ipynb #e9952369
 def load_metrics(
     results_path # a folder with runs in it, at any depth, or one run
 )->pd.DataFrame: # a row per run: `run`, its settings, its metrics, and `<metric>_low`, `<metric>_high`

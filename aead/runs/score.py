@@ -34,6 +34,7 @@ def log(
     "Prints a line on standard error."
     print(*texts, file=sys.stderr, flush=True)
 
+# %% ../../nbs/85_runs.score.ipynb #63e6d151
 def show_progress(
     batches, # an iterable of batches; those with `rows` count by their rows
     n:int, # number of images in all
@@ -75,6 +76,7 @@ def _audit(df):
     text = describe_audit(found, int((df.split=='test').sum()), auroc)
     return {'leaks': int(found.path.nunique()), 'null_auroc': auroc, 'text': text}
 
+# %% ../../nbs/85_runs.score.ipynb #0a109f59
 def _test_rows(data, layout, category, cfg):
     "The test images of another data set: its `test` rows if it comes with a split, all of them if not."
     df = load_catalog(data, layout or cfg.data.layout, category)
@@ -82,6 +84,7 @@ def _test_rows(data, layout, category, cfg):
     df,_,bad = check_images(df, cfg.data.channels)
     return df, len(bad)
 
+# %% ../../nbs/85_runs.score.ipynb #99393edf
 def _names(cfg, data):
     "What a table of several runs tells them apart by."
     d = cfg.data
@@ -95,6 +98,7 @@ def _example(row, b, i):
     return dict(image=b.x[i].transpose(1,2,0), recon=np.clip(b.xr[i].transpose(1,2,0), 0, 1), amap=b.amap[i],
                 mask=b.mask[i] if row['mask'] else None, **known)
 
+# %% ../../nbs/85_runs.score.ipynb #5216a1a7
 def _examples(det, t, n=4):
     "Images, reconstructions and maps of the test images that tell most, by kind."
     out = {}
@@ -115,6 +119,7 @@ def _write_curves(file, ev, t):
     with atomic_write(file) as p: table.assign(schema=SCHEMA).to_csv(p, index=False)
     return curves.get('pro')
 
+# %% ../../nbs/85_runs.score.ipynb #ecb24605
 def _write_evaluation(out, run, det, ev, metrics, thumbs):
     "`scores.csv`, `curves.csv`, `report.html`, and last `metrics.json`, which says that all is there."
     save_catalog(ev.table, out/'scores.csv', run.root)
@@ -143,6 +148,7 @@ def _rows_to_score(run, data, layout, category, skipped):
     is_train = df.split=='train'
     return df[~is_train].reset_index(drop=True), df[is_train], _audit(df), skipped
 
+# %% ../../nbs/85_runs.score.ipynb #e4c4b83d
 def evaluate_run(
     run, # run folder
     data=None, # root of another data set; None: the run's own test images
@@ -175,6 +181,7 @@ def _heat_png(det, path, amap, out):
     rgb = overlay(img, restore_map(amap, img.shape[:2], det.cfg.data.resize), 0.25*det.heat_max, det.heat_max)
     with atomic_write(out) as p: Image.fromarray(rgb).save(p, format='PNG')
 
+# %% ../../nbs/85_runs.score.ipynb #0b8fa56b
 def _unique_names(paths, root):
     "A PNG name for each path: its place under `root`, with the folders kept."
     rel = [Path(p).relative_to(root) if Path(p).is_relative_to(root) else Path(Path(p).name) for p in paths]
@@ -193,6 +200,7 @@ def _flag_batch(t, ok, fdr, calibration):
     flagged[ok] = benjamini_hochberg(t.p_value[ok], fdr)
     return t.assign(decision=pd.array(flagged, dtype='Int64'), answer=np.where(flagged, 'reject', 'accept'))
 
+# %% ../../nbs/85_runs.score.ipynb #c5660c63
 def _warn_scores(det, errors, n, fdr):
     "What a user should know about a table of scores."
     if len(errors)==n: raise ValueError(f"none of the {n} images can be read; the first: {errors[0]}")
@@ -200,6 +208,7 @@ def _warn_scores(det, errors, n, fdr):
     if errors: warnings.warn(f"{len(errors)} of {n} images cannot be read; the first: {first}", stacklevel=4)
     if fdr is None and det.threshold is None: warnings.warn(f"no decisions: {det.why}", stacklevel=4)
 
+# %% ../../nbs/85_runs.score.ipynb #7390bd96
 def _write_scores(det, df, score, errors, out, fdr):
     "The table of `score_images`, written and returned."
     _warn_scores(det, errors, len(df), fdr)
@@ -221,6 +230,7 @@ def _images_in(input):
     if masks: log(f"{len(masks)} masks were passed over")
     return files, input
 
+# %% ../../nbs/85_runs.score.ipynb #84a97c21
 def score_images(
     run, # run folder
     input, # an image, or a folder of images

@@ -38,6 +38,7 @@ def _settings_of(out, cfg, resume):
     if cfg is not None and cfg!=own: _refuse(own, cfg)
     return own
 
+# %% ../../nbs/86_runs.train.ipynb #49fa40a9
 def _refuse(own, cfg):
     "Names the first setting in which a resumed run differs from what is asked for."
     name,has,asked = find_difference(own, cfg)
@@ -51,6 +52,7 @@ def _check_whole(df):
         if s not in set(df.split):
             raise ValueError(f"no readable image is left for '{s}'; add images, or choose another split or fold")
 
+# %% ../../nbs/86_runs.train.ipynb #f3fa8c0b
 def _summary(df, cfg):
     "One line on what is trained on what."
     n,size = df.split.value_counts(),'×'.join(map(str, cfg.data.hw))
@@ -58,6 +60,7 @@ def _summary(df, cfg):
     return (f"{cfg.model} at {size} px: {n.get('train',0)} images to train, {n.get('val',0)} val, "
             f"{n.get('cal',0)} cal in {groups} groups, {n.get('test',0)} test")
 
+# %% ../../nbs/86_runs.train.ipynb #17cc5753
 def _load_split(cfg, out):
     "Readable images with their split, resolved settings, and the number of unreadable images."
     df,channels,bad = check_images(load_data(cfg, out), cfg.data.channels)
@@ -78,6 +81,7 @@ def _train(out, asked, cfg, df, resume, device):
     train_detector(cfg, df, read_image, device, out, resume, begin).save(out)
     (out/'checkpoint.safetensors').unlink(missing_ok=True)         # five times the model, and not needed any more
 
+# %% ../../nbs/86_runs.train.ipynb #fa046e36
 def train_run(
     out, # run folder; made if need be
     cfg:Config|None=None, # settings; None: the default recipe, or when resuming the run's own
@@ -104,6 +108,7 @@ def _is_demo(out, cfg):
     def key(c): return c.model, c.data.layout, c.data.category, c.train, c.loss
     return key(own)==key(cfg)
 
+# %% ../../nbs/86_runs.train.ipynb #c7892896
 def demo_run(
     out='runs/demo', # run folder
     device=None # where to compute; None: a GPU if there is one

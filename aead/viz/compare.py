@@ -45,6 +45,7 @@ def _model_points(table, cost, quality, area):
                       'low': column(f'{quality}_low'), 'high': column(f'{quality}_high'), 'area': size})
     return p.sort_values('x', kind='stable')
 
+# %% ../../nbs/74_viz.compare.ipynb #dc849530
 def _draw_model(ax, i, r):
     "A model as a point with its interval and its name; the names of neighbours go up and down in turn."
     if pd.notna(r.low): ax.plot([r.x]*2, [r.low,r.high], color=r.color, lw=1.2)
@@ -76,6 +77,7 @@ def _error_bar(r):
     if pd.isna(r.low): return None
     return dict(type='data', symmetric=False, array=[r.high-r.y], arrayminus=[r.y-r.low], color=r.color)
 
+# %% ../../nbs/74_viz.compare.ipynb #1ddf2750
 def plot_models(
     table:pd.DataFrame, # a row per model: `model`, the columns named below, perhaps `<quality>_low`, `<quality>_high`
     cost:str='median_ms', # column on the horizontal axis, such as those of `run_benchmark`
@@ -100,6 +102,7 @@ def _draw_difference(ax, i, r):
     if pd.notna(r.low): ax.plot([r.low,r.high], [i,i], color=color, lw=2)
     ax.plot(r.difference, i, 'o' if real else 'D', color=color, ms=6)
 
+# %% ../../nbs/74_viz.compare.ipynb #f6cd55e3
 def fig_differences(
     differences:pd.DataFrame, # as `get_differences` gives it
     metric:str='image_auroc' # what differs

@@ -51,12 +51,14 @@ curve_kinds = {'roc': ('false-alarm rate', 'detection rate'),
                'pr': ('detection rate', 'precision'),
                'pro': ('false-positive rate of pixels', 'mean overlap with regions')}
 
+# %% ../../nbs/71_viz.curves.ipynb #f64b2e38
 def _need(table, *names):
     "The table, if it has these columns."
     lack = [c for c in names if c and c not in table]
     if lack: raise ValueError(f"the table lacks the column{'s'*(len(lack)>1)} {', '.join(lack)}")
     return table
 
+# %% ../../nbs/71_viz.curves.ipynb #d8ffea70
 def _labels_scores(results, group=''):
     "Which images are defective, and the scores, `n` each; there must be images of both kinds."
     _need(results, 'label', 'score', group)
@@ -73,6 +75,7 @@ def _between(x, h, at):
     j = np.minimum(i+1, len(x)-1)
     return h[i] + (h[j]-h[i])*(at-x[i])/np.where(x[j]>x[i], x[j]-x[i], 1)
 
+# %% ../../nbs/71_viz.curves.ipynb #e15fb241
 def _heights(y, s, kind, at):
     "Heights of a curve at the places `at`."
     st = get_steps(s[y], [np.sort(s[~y])])
@@ -174,6 +177,7 @@ def _add_band(fig, c, color, name):
     fig.add_scatter(x=x, y=y, fill='toself', fillcolor=color, opacity=.15, line_width=0, mode='lines',
                     hoverinfo='skip', showlegend=False, legendgroup=name)
 
+# %% ../../nbs/71_viz.curves.ipynb #321845ee
 def plot_curves(
     results, # a table of scores, or a curve as `get_…curve` returns it, or `{name: either}`
     kind:str='roc', # `roc`, `pr`, or for curves of `get_pro_curve` `pro`
@@ -247,11 +251,13 @@ def _classes(results):
     at = {'good': np.flatnonzero(~bad), **{k: np.flatnonzero(bad&(defect==k)) for k in sorted(set(defect[bad]))}}
     return {k: o for k,o in at.items() if len(o)}
 
+# %% ../../nbs/71_viz.curves.ipynb #058c9fdc
 def _class_row(name, t, threshold):
     quartiles = dict(zip(('q25','median','q75'), t.score.quantile([.25,.5,.75])))
     above = np.nan if threshold is None else int((t.score>threshold).sum())
     return dict(defect=name, label=int(t.label.iloc[0]), n=len(t), **quartiles, above=above)
 
+# %% ../../nbs/71_viz.curves.ipynb #97d639a6
 def get_class_scores(results:pd.DataFrame, # a row per image, with `label defect score`
                      threshold:float|None=None # scores above it are flagged; None: `above` is missing
                     ) -> pd.DataFrame: # a row per class, good first: `defect label n q25 median q75 above`
@@ -269,12 +275,14 @@ def _draw_class(ax, i, scores, c):
     if np.isfinite(c.above):
         ax.text(1.01, i, f'{c.above:.0f} above', transform=ax.get_yaxis_transform(), va='center', fontsize=8)
 
+# %% ../../nbs/71_viz.curves.ipynb #bc518ae1
 def _draw_threshold(ax, threshold, scores):
     "A line with its value, on the side where there is room."
     ax.axvline(threshold, color='black', lw=1, ls='--')
     left = threshold<=(scores.min()+scores.max())/2
     ax.text(threshold, -.62, f' threshold {threshold:.3g} ', fontsize=8, va='bottom', ha='left' if left else 'right')
 
+# %% ../../nbs/71_viz.curves.ipynb #7951664c
 def _maybe_log(ax, scores, good):
     "A logarithmic scale where the defects would otherwise press the good images to the edge."
     if scores.min()>0 and len(good) and scores.max()>30*good.median():

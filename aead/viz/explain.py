@@ -29,6 +29,7 @@ def _evaluation(model):
         with torch.no_grad(): yield device
     finally: model.train(was)
 
+# %% ../../nbs/72_viz.explain.ipynb #4403abc5
 def _name_of(model): return getattr(model, 'name', type(model).__name__)
 
 def _check_image(image):
@@ -119,6 +120,7 @@ def _add_set(fig, row, maps, top, bar):
     scale = dict(colorscale=heat_colors.capitalize(), cmin=0, cmax=top, colorbar=dict(title='error', **bar))
     fig.update_layout({f'coloraxis{row}': scale})
 
+# %% ../../nbs/72_viz.explain.ipynb #f154e8af
 def _pictures_only(fig, height):
     "A plotly figure of pictures, without axes."
     fig.update_xaxes(visible=False)
@@ -242,6 +244,7 @@ def _attention(model, image, at):
         maps,roll = model.attention_maps(x)[0],model.attention_rollout(x, at)[0]
     return _channels_last(im), _numpy(roll), _patch_maps(maps, at, model.stride, (h,w))
 
+# %% ../../nbs/72_viz.explain.ipynb #0f365e00
 def _pick(i, n, name):
     "One of `n` by number, counted from 0, or all for None."
     if i is None: return range(n)

@@ -21,6 +21,7 @@ def _pooled(z, pool):
     if not torch.is_tensor(z): return np.concatenate([_pooled(o, pool) for o in z], 1)
     return _numpy(rearrange(z, _pools[pool]) if pool=='flat' else reduce(z, _pools[pool], 'mean'))
 
+# %% ../../nbs/73_viz.latent.ipynb #70e923e2
 def _encode(model, x, pool):
     "The latents of a batch, `b d`."
     x = model._pad(model.prepare(x))
@@ -52,6 +53,7 @@ def _pca(z, good, seed):
     share = 100*p.explained_variance_ratio_
     return p.transform(z), [f'component {i+1} ({share[i]:.0f} % of the variance)' for i in range(2)]
 
+# %% ../../nbs/73_viz.latent.ipynb #153f6fce
 def _umap(z, good, seed):
     try: from umap import UMAP
     except ImportError:
@@ -72,6 +74,7 @@ def _check_latents(z, defect):
     if wrong.any(): raise ValueError(f'{wrong.sum()} of {len(z)} latents are not finite')
     return z,defect
 
+# %% ../../nbs/73_viz.latent.ipynb #4dd57736
 def project_latent(
     z:np.ndarray, # `n d`, as `get_latent` gives it
     defect, # `n` names of classes, `good` among them
