@@ -15,6 +15,7 @@ from fastcore.basics import patch
 
 from ..files import relative_path
 from ..config import Config, config_from_dict, did_you_mean
+from ..data.catalog import spread_indices
 from ..data.preprocessing import read_image, read_mask, resize_image, restore_map
 from ..models.head import get_body
 from ..losses import err_maps
@@ -201,7 +202,7 @@ def spread_out(
     n:int # how many to take, at most
 )->np.ndarray: # `n` of `rows`, evenly spaced, the first and the last among them
     "Some of many, spread evenly."
-    return np.asarray(rows)[np.unique(np.linspace(0, len(rows)-1, min(n, len(rows))).round().astype(int))]
+    return np.asarray(rows)[spread_indices(len(rows), n)]
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #ee2fc2af
 @patch
