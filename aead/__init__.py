@@ -2,7 +2,8 @@
 __version__ = "0.2.0"
 
 # What is handed out here is imported when it is used: `import aead` costs nothing.
-_lazy = {'AnomalyDetector': 'detector', 'load_detector': 'detect', 'train_run': 'runs.train', 'Dashboard': 'dashboard.app'}
+_lazy = {'AnomalyDetector': 'detector', 'load_detector': 'detect', 'train_run': 'runs.train',
+         'Dashboard': 'dashboard.app'}
 __all__ = ['__version__', *_lazy]
 
 def __getattr__(name):

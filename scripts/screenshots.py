@@ -15,7 +15,7 @@ def shoot(page, url, path, height, ready=None):
     "A picture of the top of a page, once `ready` is there."
     page.set_viewport_size({'width': WIDTH, 'height': height})
     page.goto(url, timeout=180_000)
-    if ready: page.wait_for_selector(ready, timeout=120_000)
+    if ready: page.wait_for_selector(ready, timeout=240_000)
     page.wait_for_timeout(2500)
     page.screenshot(path=path, type='jpeg', quality=QUALITY)
 
