@@ -58,7 +58,9 @@ def returns(f):
     "Whether `f` gives something back: it yields, or returns something else than None, outside of the functions within it."
     tree = ast.parse(textwrap.dedent(inspect.getsource(f)))
     inner = {id(n) for o in [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)][1:] for n in ast.walk(o)}
-    gives = lambda n: isinstance(n, (ast.Yield,ast.YieldFrom)) or isinstance(n, ast.Return) and n.value is not None and getattr(n.value, 'value', n.value) is not None
+    def gives(n):
+        if isinstance(n, (ast.Yield,ast.YieldFrom)): return True
+        return isinstance(n, ast.Return) and n.value is not None and getattr(n.value, 'value', n.value) is not None
     return any(gives(n) for n in ast.walk(tree) if id(n) not in inner)
 
 def said_last(f):
@@ -71,7 +73,7 @@ shape = re.compile(r'`[^`]*`|\bscalar|\bshape|\btensors? by name')
 def function_lacks(f, name, above=()):
     "What is missing about a function or a dataclass; `above` are the same method of the classes above, which may have said it."
     from fastcore.docments import docments
-    docs = lambda o: docments(o, full=True, returns=True)
+    def docs(o): return docments(o, full=True, returns=True)
     plain,above = inspect.isfunction(f),[docs(o) for o in above]
     last,source = (said_last(f), inspect.getsource(f)) if plain else ('','')
     for k,v in docs(f).items():
@@ -101,7 +103,7 @@ def class_lacks(cls, name):
 def value_lacks(m, nb, n):
     "A public value has a comment where it is made, or is named on its page."
     lines = inspect.getsource(m).splitlines()
-    made = [i for i,l in enumerate(lines) if re.match(rf'(\S*,)?{n}\b.*=', l)]
+    made = [i for i,line in enumerate(lines) if re.match(rf'(\S*,)?{n}\b.*=', line)]
     spoken = any('#' in lines[i] or re.match(r'#(?! %%)', lines[i-1]) for i in made)
     if not spoken and f'`{n}' not in '\n'.join(markdown(nb)): yield f'{m.__name__}.{n}: neither a comment where it is made nor a word about it on its page'
 
@@ -223,7 +225,8 @@ def process(dest, run=True):
     procs = [o for o in FilterDefaults().procs() if run or o is not exec_show_docs]
     procs.insert(procs.index(add_show_docs)+1, method_entries())
     was,flag = os.getcwd(),os.environ.get('IN_TEST')
-    os.chdir(root); os.environ['IN_TEST'] = '1'
+    os.chdir(root)
+    os.environ['IN_TEST'] = '1'
     try:
         for f in notebooks():
             nb = read_nb(f)
@@ -235,9 +238,11 @@ def process(dest, run=True):
                 for d in (o['data'] for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
                     d['text/markdown'] = localize(''.join(d['text/markdown']), depth)
             to = Path(dest)/f.relative_to(nbs)
-            to.parent.mkdir(parents=True, exist_ok=True); write_nb(nb, to)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            write_nb(nb, to)
     finally:
-        os.chdir(was); os.environ.pop('IN_TEST')
+        os.chdir(was)
+        os.environ.pop('IN_TEST')
         if flag is not None: os.environ['IN_TEST'] = flag
     return Path(dest)
 
@@ -246,7 +251,7 @@ def wanted_entries(name):
     "Public functions and classes of a module, and the methods that they describe."
     m,names = own_names(name)
     own = {n: o for n,o in names.items() if is_own(o, m) and not is_tuple(o)}
-    described = lambda k,f: k[0]!='_' and inspect.isfunction(f) and f.__doc__ and f.__module__==m.__name__
+    def described(k, f): return k[0]!='_' and inspect.isfunction(f) and f.__doc__ and f.__module__==m.__name__
     return [*own, *(f'{n}.{k}' for n,c in own.items() if inspect.isclass(c) for k,f in vars(c).items() if described(k, f) and f.__qualname__==f'{n}.{k}')]
 
 def page_faults(dest):
@@ -262,7 +267,10 @@ def page_faults(dest):
 
 class Page(HTMLParser):
     "Anchors, links, and what a page loads."
-    def __init__(self, text): super().__init__(); self.ids,self.links,self.loads = set(),[],[]; self.feed(text)
+    def __init__(self, text):
+        super().__init__()
+        self.ids,self.links,self.loads = set(),[],[]
+        self.feed(text)
     def handle_starttag(self, tag, attrs):
         a = {k: v for k,v in attrs if v}
         self.ids |= {a[k] for k in ('id','name') if k in a}
@@ -302,7 +310,8 @@ def check():
 
 def drop_addresses(file):
     "Takes the address of the site, and that of the repository while it is not known, out of Quarto's settings."
-    keep = [l for l in file.read_text(encoding='utf-8').splitlines() if 'site-url' not in l and (repo or 'repo-' not in l)]
+    lines = file.read_text(encoding='utf-8').splitlines()
+    keep = [o for o in lines if 'site-url' not in o and (repo or 'repo-' not in o)]
     file.write_text('\n'.join(keep)+'\n', encoding='utf-8')
 
 def build():
@@ -310,7 +319,8 @@ def build():
     from nbdev.quarto import refresh_quarto_yml
     proc = root/'_proc'
     shutil.rmtree(proc, ignore_errors=True)
-    os.chdir(root); refresh_quarto_yml()                                # writes nbs/nbdev.yml from settings.ini
+    os.chdir(root)
+    refresh_quarto_yml()                                # writes nbs/nbdev.yml from settings.ini
     drop_addresses(nbs/'nbdev.yml')
     shutil.copytree(nbs, proc, ignore=shutil.ignore_patterns('*.ipynb', '.*', '__pycache__'))
     process(proc)

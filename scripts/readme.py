@@ -18,7 +18,7 @@ def render():
     nb.cells = [c for c in nb.cells if visible(c)]
     for c in nb.cells:
         if re.search(r'^#\| *echo: *false', c.source, re.M): c.metadata['transient'] = {'remove_source': True}
-        if c.cell_type=='code': c.source = '\n'.join(l for l in c.source.splitlines() if not l.startswith('#|'))
+        if c.cell_type=='code': c.source = '\n'.join(o for o in c.source.splitlines() if not o.startswith('#|'))
         for o in c.get('outputs', []): o.get('data', {}).pop('text/html', None)
     text,res = MarkdownExporter().from_notebook_node(nb)
     names = {k: f"index-{i}.{k.rsplit('.', 1)[1]}" for i,k in enumerate(sorted(res['outputs']))}

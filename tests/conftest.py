@@ -31,7 +31,9 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def seed():
     "Every test starts from the same random numbers, and leaves no figure open."
-    random.seed(0); np.random.seed(0); torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     yield 0
     import matplotlib.pyplot as plt
     plt.close('all')

@@ -18,8 +18,8 @@ def dent(i, hw=(40,48), c=1, dtype=np.uint8):
     "Picture number `i` with a bright square, and its mask `h w` of 0 and 255."
     x,mask = picture(i, hw, c, dtype),np.zeros(hw, np.uint8)
     r = np.random.default_rng(1000+i)
-    t,l = (r.integers(2, n-12) for n in hw)
-    mask[t:t+10,l:l+10] = 255
+    top,left = (r.integers(2, n-12) for n in hw)
+    mask[top:top+10,left:left+10] = 255
     x[mask>0] = 1 if dtype==np.float32 else np.iinfo(dtype).max
     return x, mask
 
@@ -30,19 +30,22 @@ def save(path, a):
     else: assert cv2.imwrite(str(path), a[...,::-1] if a.ndim==3 else a)
     return path
 
+PLACES = { # folders of training, good and bad pictures, folder of the masks, and the end of their names; by layout
+    'mvtec': ('part/train/good', 'part/test/good', 'part/test/dent', 'part/ground_truth/dent', '_mask.png'),
+    'btad': ('01/train/ok', '01/test/ok', '01/test/ko', '01/ground_truth/ko', '.png'),
+    'visa': (*['part/Data/Images/Normal']*2, 'part/Data/Images/Anomaly', 'part/Data/Masks/Anomaly', '.png'),
+    'mtd': (*['MT_Free/Imgs']*2, *['MT_Crack/Imgs']*2, '.png'),
+    'csv': (*['images']*3, 'defects', '.png'),
+    'folder': ('good', 'good', 'dent', 'masks/dent', '.png'),
+}
+
 def _places(layout, ext):
-    "`(kind, i) -> path` of pictures and of masks; kinds are train, good, bad."
-    n = lambda i,e=ext: f'{i:03d}.{e}'
-    if layout=='mvtec': at = dict(train='part/train/good', good='part/test/good', bad='part/test/dent'); mask = lambda i: f'part/ground_truth/dent/{i:03d}_mask.png'
-    elif layout=='btad': at = dict(train='01/train/ok', good='01/test/ok', bad='01/test/ko'); mask = lambda i: f'01/ground_truth/ko/{n(i,"png")}'
-    elif layout=='visa': at = dict(train='part/Data/Images/Normal', good='part/Data/Images/Normal', bad='part/Data/Images/Anomaly'); mask = lambda i: f'part/Data/Masks/Anomaly/{n(i,"png")}'
-    elif layout=='mtd':
-        at = dict(train='MT_Free/Imgs', good='MT_Free/Imgs', bad='MT_Crack/Imgs')
-        n = lambda i,e='jpg': f'exp{1+i%2}_num_{1000*(1+i//2)+i%2}.{e}'
-        mask = lambda i: f'MT_Crack/Imgs/{n(i,"png")}'
-    elif layout=='csv': at = dict(train='images', good='images', bad='images'); mask = lambda i: f'defects/{n(i,"png")}'
-    else: at = dict(train='good', good='good', bad='dent'); mask = lambda i: f'masks/dent/{n(i,"png")}'
-    return lambda kind,i: f'{at[kind]}/{n(i)}', mask
+    "`(kind, i) -> path` of pictures, `i -> path` of masks; kinds are train, good, bad."
+    *folders,masks,end = PLACES.get(layout, PLACES['folder'])
+    at = dict(zip(('train','good','bad'), folders))
+    if layout=='mtd': ext = 'jpg'
+    def stem(i): return f'exp{1+i%2}_num_{1000*(1+i//2)+i%2}' if layout=='mtd' else f'{i:03d}'
+    return lambda kind,i: f'{at[kind]}/{stem(i)}.{ext}', lambda i: f'{masks}/{stem(i)}{end}'
 
 def make_layout(root, layout, bad=N_BAD, masks=True, hw=(40,48), c=1, dtype=np.uint8, ext='png'):
     "A folder in `layout`; pictures are numbered on through train, good and bad."

@@ -2,7 +2,8 @@
 import shutil, sys
 from pathlib import Path
 
-import pytest
+import numpy as np, pytest
+from torch import Tensor
 
 root = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not (root/'nbs').is_dir(), reason='the notebooks are not here (tests of an installed wheel)')
@@ -39,8 +40,8 @@ def documented(x, # `b c h w`
     return x
 
 def silent(x, n=1): return x
-def shapeless(x:'np.ndarray' # an image
-             )->'Tensor': # another
+def shapeless(x:np.ndarray # an image
+             )->Tensor: # another
     "Says half of it."
     return x
 
@@ -66,10 +67,12 @@ def copy(docs, tmp_path, monkeypatch):
     import nbformat as nf
     (tmp_path/'nbs'/'a').mkdir(parents=True)
     def write(name, *texts): nf.write(nf.v4.new_notebook(cells=[nf.v4.new_markdown_cell(o) for o in texts]), tmp_path/'nbs'/name)
-    write('index.ipynb', '# Home', '## Here\n\n[a page](a/page.ipynb), [its part](a/page.ipynb#a-part), [here](#here), `[no](link.ipynb)`'); write('a/page.ipynb', '# Page', '## A part\n\n[home](../index.ipynb)')
+    write('index.ipynb', '# Home', '## Here\n\n[a page](a/page.ipynb), [its part](a/page.ipynb#a-part), [here](#here), `[no](link.ipynb)`')
+    write('a/page.ipynb', '# Page', '## A part\n\n[home](../index.ipynb)')
     for o in ('README.md','CONTRIBUTING.md'): (tmp_path/o).write_text('# Home\n\n[there](nbs/index.ipynb#here), [home](#home)')
     (tmp_path/'nbs'/'sidebar.yml').write_text('website: {sidebar: {contents: [index.ipynb, {section: A, contents: [a/page.ipynb]}]}}')
-    monkeypatch.setattr(docs, 'root', tmp_path); monkeypatch.setattr(docs, 'nbs', tmp_path/'nbs')
+    monkeypatch.setattr(docs, 'root', tmp_path)
+    monkeypatch.setattr(docs, 'nbs', tmp_path/'nbs')
     return tmp_path, write
 
 def test_dead_links_are_found(docs, copy):
@@ -83,7 +86,8 @@ def test_dead_links_are_found(docs, copy):
 
 def test_built_sites_are_checked(docs, tmp_path):
     (tmp_path/'site_libs').mkdir()
-    page = lambda body: f'<!doctype html><html><head><link rel="stylesheet" href="site_libs/s.css"></head><body>{body}</body></html>'
+    head = '<!doctype html><html><head><link rel="stylesheet" href="site_libs/s.css"></head>'
+    def page(body): return f'{head}<body>{body}</body></html>'
     (tmp_path/'site_libs'/'s.css').write_text('@font-face{src:url("./f.woff")} @font-face{src:url(data:font/woff;base64,AA)}')
     (tmp_path/'index.html').write_text(page('<h1 id="top">Home</h1><a href="b.html#part">b</a><a href="#top">up</a><a href="https://quarto.org">far</a>'))
     (tmp_path/'b.html').write_text(page('<h2 id="part">B</h2><a href="./">home</a>'))
@@ -104,6 +108,6 @@ def test_tables_bring_no_scripts(docs):
 
 def test_names_link_within_the_site(docs):
     "nbdev links names to the site's address on the network, also within links, and to names that have no entry."
-    url = lambda m,n: f'https://docs.invalid/aead/{m}.html#{n}'
+    def url(m, n): return f'https://docs.invalid/aead/{m}.html#{n}'
     text = f"[`cnn_ae`]({url('models.cnn_ae','cnn_ae')}), [`_maker`]({url('data.synthetic','_maker')}), [see [`cnn_ae`]({url('models.cnn_ae','cnn_ae')}) and [`csv`]({url('data.catalog','csv')})](../x.ipynb)"
     assert docs.localize(text, 1)=='[`cnn_ae`](../models.cnn_ae.html#cnn_ae), `_maker`, [see `cnn_ae` and `csv`](../x.ipynb)'

@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import aead.cli as cli
 from aead.files import load_yaml
-from aead.models.base import model_registry
-import aead.models.zoo
+from aead.models.zoo import model_registry
 
 from .helpers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, check_static, dent, make_layout, picture, save, write_csv
 
@@ -228,7 +227,8 @@ def test_demo_is_a_recipe(monkeypatch, tiny, tmp_path, cmd):
         res = cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu')
         assert res.status==0, res.err
         check_run(tmp_path/'demo', ['data'])
-    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'precious.txt').write_text('x')
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine'/'precious.txt').write_text('x')
     refused(cmd('demo', '--out', tmp_path/'mine'), 'mine', '--out', name='demo')
     assert tree(tmp_path/'mine')=={'precious.txt': b'x'}
     (tmp_path/'file').write_text('x')
@@ -239,7 +239,8 @@ def test_demo_stopped_before_its_first_epoch_can_be_repeated(monkeypatch, tiny, 
     tiny_demo(monkeypatch, tiny)
     with monkeypatch.context() as p:
         def stop(*a): raise KeyboardInterrupt
-        p.setattr('aead.runs.train.save_catalog', stop); p.setattr('aead.runs.train.save_yaml', stop)
+        p.setattr('aead.runs.train.save_catalog', stop)
+        p.setattr('aead.runs.train.save_yaml', stop)
         assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==130
     assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==0
 
@@ -336,7 +337,8 @@ def test_evaluate_on_other_data(run, layout_folder, tmp_path, cmd):
     assert res.status==0, res.err
     out = run/'eval-mvtec'
     m = json.loads((out/'metrics.json').read_text())
-    check_figures(m); check_static(out/'report.html')
+    check_figures(m)
+    check_static(out/'report.html')
     s = pd.read_csv(out/'scores.csv', keep_default_na=False)
     check_scores(out, s, m)
     assert m['n']['test_good']==N_GOOD and m['image_auroc']==1 and m['split']=='other data'
@@ -347,7 +349,9 @@ def test_evaluate_on_other_data(run, layout_folder, tmp_path, cmd):
     assert m['n']['test_good']==N_TRAIN+N_GOOD and m['pixel_auroc'] is None and m['why']['pixel_auroc']
 
 def test_evaluate_on_good_or_bad_alone(run, tmp_path, cmd):
-    for i in range(4): save(tmp_path/'g'/f'{i}.png', picture(500+i)); save(tmp_path/'b'/f'{i}.png', dent(500+i)[0])
+    for i in range(4):
+        save(tmp_path/'g'/f'{i}.png', picture(500+i))
+        save(tmp_path/'b'/f'{i}.png', dent(500+i)[0])
     assert cmd('evaluate', '--run', run, '--data', tmp_path/'g').status==0
     m = json.loads((run/'eval-g'/'metrics.json').read_text())
     check_figures(m)
@@ -360,9 +364,13 @@ def test_evaluate_on_good_or_bad_alone(run, tmp_path, cmd):
 
 def test_score(run, part, tmp_path, cmd):
     d = tmp_path/'in'
-    for i in range(3): save(d/'a'/f'{i}.png', picture(200+i)); save(d/'b'/f'{i}.png', dent(300+i)[0])
-    save(d/'b'/'0_mask.png', np.zeros((40,48), np.uint8)); save(d/'ground_truth'/'x.png', np.zeros((40,48), np.uint8))
-    (d/'b'/'broken.png').write_text('not an image'); (d/'readme.txt').write_text('hello')
+    for i in range(3):
+        save(d/'a'/f'{i}.png', picture(200+i))
+        save(d/'b'/f'{i}.png', dent(300+i)[0])
+    save(d/'b'/'0_mask.png', np.zeros((40,48), np.uint8))
+    save(d/'ground_truth'/'x.png', np.zeros((40,48), np.uint8))
+    (d/'b'/'broken.png').write_text('not an image')
+    (d/'readme.txt').write_text('hello')
     res = cmd('score', '--run', run, '--input', d, '--out', tmp_path/'new'/'s.csv', '--maps', tmp_path/'maps')
     assert res.status==0 and 'warning: 1 of 7' in res.err and 'broken.png' in res.err and '2 masks' in res.err
     t = pd.read_csv(tmp_path/'new'/'s.csv', keep_default_na=False)
@@ -411,7 +419,9 @@ def test_calibrate_when_the_images_are_gone(run, part, tmp_path, cmd, monkeypatc
     assert res.status==0 and 'still those of the old one' in res.err and json.loads((run/'calibration.json').read_text())['far']==.5
 
 def test_a_batch(run, part, tmp_path, cmd):
-    for i in range(3): save(tmp_path/'in'/f'{i}.png', picture(200+i)); save(tmp_path/'in'/f'bad{i}.png', dent(300+i)[0])
+    for i in range(3):
+        save(tmp_path/'in'/f'{i}.png', picture(200+i))
+        save(tmp_path/'in'/f'bad{i}.png', dent(300+i)[0])
     assert cmd('score', '--run', run, '--input', tmp_path/'in', '--out', tmp_path/'s.csv', '--fdr', .6).status==0
     t = pd.read_csv(tmp_path/'s.csv')
     k = np.sort(t.p_value)<=.6*np.arange(1, 7)/6
@@ -433,7 +443,8 @@ def test_compare(run, tmp_path, cmd):
     refused(cmd('compare', '--runs', run, '--out', tmp_path/'c.doc'), '.csv, .md or .tex', name='compare')
 
 def test_export(run, part, tmp_path, cmd):
-    pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
     res = cmd('export', '--run', run, '--out', tmp_path/'new'/'m.onnx', '--n', 3)
     assert res.status==0 and '3 of the run’s images' in res.out, res
     from aead.export import load_exported
@@ -491,7 +502,9 @@ def full_disk(limit=20_000):
     "Files cannot grow past `limit` bytes: what a full disk looks like to whoever writes."
     resource = pytest.importorskip('resource')
     class Full:
-        def __enter__(self): self.old = resource.getrlimit(resource.RLIMIT_FSIZE); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, self.old[1]))
+        def __enter__(self):
+            self.old = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, self.old[1]))
         def __exit__(self, *a): resource.setrlimit(resource.RLIMIT_FSIZE, self.old)
     return Full()
 
@@ -514,8 +527,7 @@ def test_full_disk_while_evaluating(run, cmd, monkeypatch):
     before = tree(run)
     import aead.files as files
     for last in ('scores.csv','metrics.json'):
-        real = os.replace
-        def replace(a, b):
+        def replace(a, b, last=last, real=os.replace):
             if str(b).endswith(last): raise OSError(28, 'No space left on device', str(b))
             real(a, b)
         with monkeypatch.context() as p:
@@ -647,7 +659,8 @@ def test_one_bad_image_among_many(layout_folder, tiny, tmp_path, cmd):
     d = shutil.copytree(layout_folder('folder'), tmp_path/'data')
     (d/'good'/'text.png').write_text('this is not an image')
     cut = (d/'good'/'000.png').read_bytes()
-    (d/'good'/'cut.png').write_bytes(cut[:len(cut)//2]); (d/'dent'/'none.png').write_bytes(b'')
+    (d/'good'/'cut.png').write_bytes(cut[:len(cut)//2])
+    (d/'dent'/'none.png').write_bytes(b'')
     res = cmd('train', '--data', d, '--config', tiny, '--out', tmp_path/'run', '--device', 'cpu')
     assert res.status==0, res.err
     assert res.err.count('warning:')==1 and 'warning: 3 of' in res.err and str(d) in res.err
@@ -658,7 +671,9 @@ def test_one_bad_image_among_many(layout_folder, tiny, tmp_path, cmd):
     assert json.loads((tmp_path/'run'/'metrics.json').read_text())['n']['skipped']==3       # evaluating again forgets nothing
 
 def test_all_images_bad(run, tiny, tmp_path, cmd):
-    for i in range(5): (tmp_path/'data').mkdir(exist_ok=True); (tmp_path/'data'/f'{i}.png').write_text('no image')
+    for i in range(5):
+        (tmp_path/'data').mkdir(exist_ok=True)
+        (tmp_path/'data'/f'{i}.png').write_text('no image')
     refused(cmd('train', '--data', tmp_path/'data', '--config', tiny, '--out', tmp_path/'new'), 'none of the 5', '0.png')
     refused(cmd('score', '--run', run, '--input', tmp_path/'data', '--out', tmp_path/'s.csv', '--maps', tmp_path/'maps'), 'none of the 5', '0.png', name='score')
     refused(cmd('score', '--run', run, '--input', tmp_path/'data'/'0.png', '--out', tmp_path/'s.csv'), '0.png', name='score')
@@ -714,7 +729,8 @@ def test_run_without_a_part(part_of, run, part, tmp_path, cmd):
 
 @pytest.mark.parametrize('what', ['nowhere','file','empty'])
 def test_no_run(what, part, tmp_path, cmd):
-    (tmp_path/'file').write_text('x'); (tmp_path/'empty').mkdir()
+    (tmp_path/'file').write_text('x')
+    (tmp_path/'empty').mkdir()
     for name,more in (('evaluate',[]), ('score',['--input',part,'--out',tmp_path/'s.csv'])):
         refused(cmd(name, '--run', tmp_path/what, *more), tmp_path/what, name=name)
     assert not (tmp_path/'s.csv').exists() and not list((tmp_path/'empty').iterdir())
@@ -756,11 +772,13 @@ def test_data_that_has_gone(tiny, tmp_path, cmd):
 def test_other_channels_than_the_run(run, tiny, tmp_path, cmd):
     "A grey run reads colour as grey; five channels are an error, named."
     x = picture(1)
-    save(tmp_path/'a'/'g.png', x); save(tmp_path/'a'/'rgb.png', np.repeat(x[...,None], 3, 2)); save(tmp_path/'a'/'five.tif', picture(2, c=5))
+    save(tmp_path/'a'/'g.png', x)
+    save(tmp_path/'a'/'rgb.png', np.repeat(x[...,None], 3, 2))
+    save(tmp_path/'a'/'five.tif', picture(2, c=5))
     res = cmd('score', '--run', run, '--input', tmp_path/'a', '--out', tmp_path/'s.csv')
     assert res.status==0 and 'five.tif' in res.err
     t = pd.read_csv(tmp_path/'s.csv', keep_default_na=False).set_index('path')
-    s = lambda o: float(t.score[str(tmp_path/'a'/o)])
+    def s(o): return float(t.score[str(tmp_path/'a'/o)])
     assert np.isclose(s('g.png'), s('rgb.png'), atol=1e-3) and 'channels' in t.error[str(tmp_path/'a'/'five.tif')]
     refused(cmd('score', '--run', run, '--input', tmp_path/'a'/'five.tif', '--out', tmp_path/'t.csv'), 'five.tif', 'channels', name='score')
 
@@ -768,7 +786,9 @@ def test_mixed_channels_for_a_run_on_five(tiny, tmp_path, cmd):
     from aead.detect import fit_detector
     from .conftest import make_cfg
     fit_detector(make_cfg(train=dict(epochs=1)), [picture(i, c=5) for i in range(12)], 'cpu').save(tmp_path/'run')
-    save(tmp_path/'in'/'a.tif', picture(50, c=5)); save(tmp_path/'in'/'b.png', picture(51)); save(tmp_path/'in'/'c.tif', picture(52, c=5))
+    save(tmp_path/'in'/'a.tif', picture(50, c=5))
+    save(tmp_path/'in'/'b.png', picture(51))
+    save(tmp_path/'in'/'c.tif', picture(52, c=5))
     res = cmd('score', '--run', tmp_path/'run', '--input', tmp_path/'in', '--out', tmp_path/'s.csv')
     assert res.status==0 and 'b.png' in res.err, res.err
     assert (pd.read_csv(tmp_path/'s.csv').score.notna().tolist()==[True,False,True])
@@ -783,14 +803,17 @@ def test_nothing_to_score(run, tmp_path, cmd):
 # -- bad input: where to write
 
 def test_out_that_is_taken(part, tiny, tmp_path, cmd):
-    (tmp_path/'file').write_text('x'); (tmp_path/'full').mkdir(); (tmp_path/'full'/'mine.txt').write_text('x')
+    (tmp_path/'file').write_text('x')
+    (tmp_path/'full').mkdir()
+    (tmp_path/'full'/'mine.txt').write_text('x')
     for o in ('file','full'):
         refused(cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/o), tmp_path/o)
     refused(cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/'file'/'run'), 'file')
     assert tree(tmp_path)=={'file': b'x', 'full/mine.txt': b'x'}
 
 def test_place_that_cannot_be_written(run, part, tmp_path, cmd):
-    (tmp_path/'file').write_text('x'); (tmp_path/'folder').mkdir()
+    (tmp_path/'file').write_text('x')
+    (tmp_path/'folder').mkdir()
     refused(cmd('score', '--run', run, '--input', part/'dent', '--out', tmp_path/'file'/'s.csv'), 'file', name='score')
     refused(cmd('score', '--run', run, '--input', part/'dent', '--out', tmp_path/'folder'), 'folder', name='score')
     refused(cmd('score', '--run', run, '--input', part/'dent', '--out', tmp_path/'s.csv', '--maps', tmp_path/'file'), 'file', name='score')

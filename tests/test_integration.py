@@ -12,7 +12,7 @@ from aead.data.dataset import ImageDataset, read_batches
 from aead.data.loaders import get_dls
 from aead.data.preprocessing import fit_box, read_image
 from aead.config import resolve_config
-from aead.detect import build_graph, Detector, fit_detector, load_detector
+from aead.detect import Detector, fit_detector, load_detector
 from aead.detector import AnomalyDetector
 from aead.scoring import ScoringGraph, pool_top
 from aead.learner import anomaly_learner
@@ -24,7 +24,7 @@ from aead.runs.train import train_run
 from .conftest import TINY, make_cfg
 from .helpers import N_BAD, N_GOOD, N_TRAIN, check_figures, dent, make_layout, picture, save
 
-close = lambda a,b,tol=1e-5: np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=tol, atol=tol)
+def close(a, b, tol=1e-5): np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=tol, atol=tol)
 
 @pytest.fixture(scope='session')
 def part(tmp_path_factory):
@@ -57,7 +57,7 @@ def test_pieces_fit_together(part, tmp_path):
 
     cfg = resolve_config(make_cfg(), 1)
     det = Detector(cfg, ScoringGraph(learn.model.eval(), cfg.detect.maps), 'cpu')
-    rows = lambda s: df[(df.split==s)&(df.label==0)].reset_index(drop=True)
+    def rows(s): return df[(df.split==s)&(df.label==0)].reset_index(drop=True)
     det.graph.fit_spread((x,v) for _,(x,_,_,v) in read_batches(ImageDataset(rows('val'), 32)))
     det.calibrate(rows('cal'), read_image)
     res = det.predict(df[df.split=='test'])
@@ -122,7 +122,8 @@ def test_every_kind_of_input_scores_the_same(det, part):
                  tensor=torch.from_numpy(np.stack(arrays)/np.float32(255)).permute(0,3,1,2))
     for k,v in kinds.items():
         got = det.predict(v)
-        close(got.score, want.score); assert got.decision.tolist()==want.decision.tolist(), k
+        close(got.score, want.score)
+        assert got.decision.tolist()==want.decision.tolist(), k
     for one in (files[0], str(files[0]), arrays[0], arrays[0][...,0], kinds['tensors'][0]): close(det.predict(one).score, want.score[:1])
     close(det.predict(part/'dent').score[:2], want.score[5:])           # a folder
 
@@ -172,7 +173,8 @@ def test_score_depends_on_neither_batch_order_nor_neighbours(det, rng):
 def test_predict_evaluate_and_score_agree(run, part, tmp_path):
     det,scores = load_detector(run, 'cpu'),pd.read_csv(run/'scores.csv')
     got = det.predict([part/o for o in scores.path])
-    close(got.score, scores.score); close(got.p_value, scores.p_value)
+    close(got.score, scores.score)
+    close(got.p_value, scores.p_value)
     assert got.decision.tolist()==scores.decision.tolist()
     table = score_images(run, part, tmp_path/'s.csv', device='cpu').set_index('path')
     close(table.score.loc[[str(part/o) for o in scores.path]], scores.score)
@@ -211,10 +213,12 @@ def test_padding_is_left_out(tmp_path):
     xs = [picture(i, (20,60)) for i in range(16)]
     d = fit_detector(make_cfg(data=dict(size=32, resize='pad'), train=dict(epochs=1)), xs, 'cpu')
     x,mask = dent(3, (20,60))
-    save(tmp_path/'x.png', x); save(tmp_path/'m.png', mask)
+    save(tmp_path/'x.png', x)
+    save(tmp_path/'m.png', mask)
     b = next(d.scan(pd.DataFrame({'path': [str(tmp_path/'x.png')], 'mask': [str(tmp_path/'m.png')]})))
-    t,l,h,w = fit_box((20,60), (32,32))
-    inside = np.zeros((32,32), np.uint8); inside[t:t+h,l:l+w] = 1
+    top,left,h,w = fit_box((20,60), (32,32))
+    inside = np.zeros((32,32), np.uint8)
+    inside[top:top+h,left:left+w] = 1
     assert (b.valid[0]==inside).all() and h<32
     assert not b.amap[0][inside==0].any() and not b.mask[0][inside==0].any() and b.mask.any()
     v = b.amap[0][inside==1]

@@ -65,7 +65,7 @@ def test_cells_import_or_compute():
     for nb in nbs:
         for c in cells(nb):
             if c['cell_type']!='code': continue
-            code = '\n'.join(l for l in source(c).splitlines() if not l.startswith(('#|','%')))
+            code = '\n'.join(o for o in source(c).splitlines() if not o.startswith(('#|','%')))
             kinds = {isinstance(n, (ast.Import,ast.ImportFrom)) for n in ast.parse(code).body}
             allowed = 'environ' in code       # a variable that must be set before an import
             assert len(kinds)<2 or allowed, f'{nb.stem}: {code[:80]}'

@@ -1,14 +1,12 @@
 """Speed, memory and size are measured, and make sense; how fast this machine is, is not tested. What must not grow, does not."""
 import gc, tracemalloc
 
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd
 
 from aead.runs.benchmark import benchmark_detector, run_benchmark, time_calls
 from aead.metrics import PixelMetrics
 from aead.models.base import model_registry
 from aead.stats import PixelHistograms
-
-from .helpers import TINY
 
 NUMBERS = ['median_ms','p95_ms','images_per_second','folder_per_second','folder_share','scoring_mib','training_mib','parameters','file_mib','relative']
 
@@ -33,7 +31,8 @@ def test_warm_up_is_not_counted():
     assert time_calls(lambda: time.sleep(next(calls)), 5, 1).max()<.05
 
 def peak(f):
-    gc.collect(); tracemalloc.start()
+    gc.collect()
+    tracemalloc.start()
     f()
     out = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -43,7 +42,8 @@ def test_pixel_figures_do_not_grow_with_good_images(tmp_path):
     def stream(n):
         m,rng = PixelMetrics(size=2**14, dir=str(tmp_path)),np.random.default_rng(0)
         for i in range(n):
-            mask = np.zeros((1,64,64), int); mask[0,:4,:4] = i==0
+            mask = np.zeros((1,64,64), int)
+            mask[0,:4,:4] = i==0
             m.update(rng.random((1,64,64), dtype=np.float32), mask)
         m.compute()
     stream(2)

@@ -10,6 +10,7 @@ __all__ = ['heat_colors', 'contour_color', 'to_rgb', 'overlay', 'heat_limit', 'm
 # %% ../../nbs/70_viz.images.ipynb #08c421e9
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from einops import rearrange
@@ -19,6 +20,9 @@ from skimage.measure import approximate_polygon, find_contours
 
 from ..data.preprocessing import read_image, read_mask, restore_map
 from ..calibration import get_decisions, get_tested, outcome
+
+# %% ../../nbs/70_viz.images.ipynb #b7940bb2
+if TYPE_CHECKING: import torch
 
 # %% ../../nbs/70_viz.images.ipynb #0ef0be80
 def _numpy(a):

@@ -1,6 +1,7 @@
 """Diffusion without a network: closed forms against chains, samplers on mixtures whose best denoiser is a formula; and
 one small network that learns a ring."""
 import math
+from functools import partial
 
 import numpy as np, pytest, torch
 from scipy import stats
@@ -39,7 +40,7 @@ def test_linear_is_that_of_the_paper():
     assert math.log(Schedule(250, 'linear').abar[-1])==pytest.approx(math.log(4.0358e-5), rel=.05) # the same end
 
 def test_cosine_is_that_of_the_paper():
-    f = lambda u: math.cos((u+.008)/1.008*math.pi/2)**2
+    def f(u): return math.cos((u+.008)/1.008*math.pi/2)**2
     s = Schedule(1000, 'cosine')
     for t in (1,10,500,900,990): assert s.abar[t]==pytest.approx(f(t/1000)/f(0), rel=1e-9)
 
@@ -94,7 +95,7 @@ def test_a_perfect_network_is_understood(kind, predict):
 def test_velocity_is_the_derivative_along_the_angle():
     s,x0,noise,t = Schedule(1000),torch.randn(1,4),torch.randn(1,4),torch.tensor([400])
     phi = math.atan2(s.sigma[400], s.alpha[400])
-    at = lambda p: math.cos(p)*x0+math.sin(p)*noise
+    def at(p): return math.cos(p)*x0+math.sin(p)*noise
     assert torch.allclose(get_target(s, x0, noise, t, 'v'), (at(phi+1e-3)-at(phi-1e-3))/2e-3, atol=1e-3)
 
 # --- one step back
@@ -146,7 +147,7 @@ def test_samplers_agree_at_eta_1(steps):
 @every_schedule
 def test_a_right_guess_leads_along_the_noise(kind):
     s,x0,noise = Schedule(100, kind),torch.randn(4),torch.randn(4)
-    at = lambda t: s.abar[t]**.5*x0+(1-s.abar[t])**.5*noise
+    def at(t): return s.abar[t]**.5*x0+(1-s.abar[t])**.5*noise
     for t,u in ((90,50),(50,3),(3,0),(20,60)): assert torch.allclose(s.ddim_step(at(t), x0, t, u), at(u), atol=1e-4)
 
 # --- mixtures
@@ -180,7 +181,7 @@ def test_the_formula_is_the_best_guess():
     x0,noise = m.draw(20000, gen()),torch.randn(20000, 2, generator=gen(1))
     x = s.q_sample(x0, t, noise)
     guess = m.denoise(s)(x, t)
-    err = lambda o: ((o-x0)**2).mean().item()
+    def err(o): return ((o-x0)**2).mean().item()
     others = [guess*1.03, guess*.97, guess+.05, .95*guess+.05*x, m.denoise(s)(x, t-8), m.denoise(s)(x, t+8)]
     assert err(guess) < min(map(err, others))
 
@@ -211,8 +212,8 @@ def test_partial_noise_and_back_keeps_the_component():
     m,s = mixture(),Schedule(200)
     x0 = m.draw(500, gen())
     x = s.q_sample(x0, torch.full((500,), 50), torch.randn(500, 2, generator=gen(1)))
+    def near(o): return torch.cdist(o.double(), m.m).argmin(1)
     for y in (sampler(m.denoise(s), s).ddim(x, 10, start=50), sampler(m.denoise(s), s, 2).ddpm(x, start=50)):
-        near = lambda o: torch.cdist(o.double(), m.m).argmin(1)
         assert (near(y)==near(x0)).float().mean() > .95
         assert (y-x0).norm(dim=1).median() < .7*(x-x0).norm(dim=1).median()
 
@@ -241,9 +242,13 @@ def test_inversion_may_stop_early():
     assert e < .01 and z.std() < 1.2
 
 def test_inversion_is_deterministic_and_needs_no_noise():
-    torch.manual_seed(1); a = there_and_back(10, 1)[1]; state = torch.get_rng_state()
-    torch.manual_seed(2); assert torch.equal(there_and_back(10, 1)[1], a)
-    torch.manual_seed(1); assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    a = there_and_back(10, 1)[1]
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(there_and_back(10, 1)[1], a)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
 
 # --- steps
 
@@ -257,12 +262,21 @@ def test_time_steps(start):
 
 def test_samplers_take_the_steps_asked_for():
     seen = []
-    def f(x, t): seen.append(t.tolist()); return x
+    def f(x, t):
+        seen.append(t.tolist())
+        return x
     x,s = torch.randn(2, 3),Schedule(12)
-    sampler(f, s).ddim(x, 3); assert seen==[[12,12],[8,8],[4,4]]
-    seen.clear(); sampler(f, s).ddim(x, 2, start=6); assert seen==[[6,6],[3,3]]
-    seen.clear(); sampler(f, s).ddpm(x, start=4); assert seen==[[4,4],[3,3],[2,2],[1,1]]
-    seen.clear(); sampler(f, s).invert(x, 3, refine=0); assert seen==[[1,1],[4,4],[8,8]]
+    sampler(f, s).ddim(x, 3)
+    assert seen==[[12,12],[8,8],[4,4]]
+    seen.clear()
+    sampler(f, s).ddim(x, 2, start=6)
+    assert seen==[[6,6],[3,3]]
+    seen.clear()
+    sampler(f, s).ddpm(x, start=4)
+    assert seen==[[4,4],[3,3],[2,2],[1,1]]
+    seen.clear()
+    sampler(f, s).invert(x, 3, refine=0)
+    assert seen==[[1,1],[4,4],[8,8]]
 
 def test_noise_comes_from_the_generator():
     s,x,f = Schedule(10),torch.randn(4, 3),lambda x,t: .5*x
@@ -297,12 +311,15 @@ def test_noise_is_its_generators(noise):
     f,shape,state = noises[noise],(2,3,12,20),torch.get_rng_state()
     assert torch.equal(f(shape, gen(1)), f(shape, gen(1))) and not torch.equal(f(shape, gen(1)), f(shape, gen(2)))
     assert torch.equal(torch.get_rng_state(), state) and f(shape, gen()).dtype==torch.float32
-    torch.manual_seed(3); a = f(shape); torch.manual_seed(3); assert torch.equal(f(shape), a)  # without one, the global
+    torch.manual_seed(3)
+    a = f(shape)
+    torch.manual_seed(3)
+    assert torch.equal(f(shape), a)  # without one, the global
 
 def test_multiscale_reaches_far():
     "Neighbours 8 pixels apart look alike in one and not in the other; some of it is still new in every pixel."
     z,w = multiscale_noise((400,1,64,64), gen()),gaussian_noise((400,1,64,64), gen())
-    near = lambda o,d: (o[...,d:]*o[...,:-d]).mean().item()
+    def near(o, d): return (o[...,d:]*o[...,:-d]).mean().item()
     assert near(z, 8) > .3 and abs(near(w, 8)) < .02
     assert near(z, 1) > near(z, 8) > near(z, 32) > -.05 and near(z, 1) < .95
     one = multiscale_noise((1,1,8,8), gen(), octaves=1)
@@ -317,17 +334,17 @@ def test_multiscale_is_the_same_under_autocast():
 def test_errors():
     s,x,f = Schedule(20),torch.zeros(2, 1, 4, 4),lambda x,t: x
     check_error(lambda: Schedule(20, 'cosin'), KeyError, "noise schedule 'cosin'", "Did you mean 'cosine'", 'linear')
-    for o in (0, -1, 2.5, '3', None, True): check_error(lambda: Schedule(o), ValueError, 'timesteps', f'got {o!r}')
+    for o in (0, -1, 2.5, '3', None, True): check_error(partial(Schedule, o), ValueError, 'timesteps', f'got {o!r}')
     for o in (0, -1, 2.5, None, True):
-        check_error(lambda: sampler(f, s).ddim(x, o), ValueError, 'steps must be a whole number of at least 1')
+        check_error(partial(sampler(f, s).ddim, x, o), ValueError, 'steps must be a whole number of at least 1')
     check_error(lambda: sampler(f, s).ddim(x, 21), ValueError, '21 steps', 'take steps=20 or fewer')
     check_error(lambda: sampler(f, s).ddim(x, 6, start=5), ValueError, '6 steps', 'take steps=5 or fewer')
     check_error(lambda: sampler(f, s).invert(x, 21), ValueError, 'take steps=20 or fewer')
     for o in (0, 21, 2.5):
-        for g in (lambda: sampler(f, s).ddim(x, 1, start=o), lambda: sampler(f, s).ddpm(x, start=o),
-                  lambda: sampler(f, s).invert(x, 1, stop=o)):
+        walk = sampler(f, s)
+        for g in (partial(walk.ddim, x, 1, start=o), partial(walk.ddpm, x, start=o), partial(walk.invert, x, 1, stop=o)):
             check_error(g, ValueError, 'a step from 1 to 20', f'got {o!r}')
-    for o in (-.1, 1.1): check_error(lambda: sampler(f, s).ddim(x, 5, o), ValueError, 'eta must be from 0 to 1')
+    for o in (-.1, 1.1): check_error(partial(sampler(f, s).ddim, x, 5, o), ValueError, 'eta must be from 0 to 1')
     check_error(lambda: sampler(f, s, noise='gausian').ddim(x, 5, 1.), KeyError, "Did you mean 'gaussian'")
     check_error(lambda: sampler(f, s, noise='perlin').ddpm(x), KeyError, 'multiscale')
     t = torch.tensor([1,2])
@@ -356,7 +373,10 @@ def test_a_small_network_learns_a_ring(predict):
     for _ in range(1500):
         x0,t,noise = ring(256),torch.randint(1, 101, (256,)),torch.randn(256, 2)
         loss = ((net(s.q_sample(x0, t, noise), t)-get_target(s, x0, noise, t, predict))**2).mean()
-        opt.zero_grad(); loss.backward(); opt.step(); sched.step()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        sched.step()
     def f(x, t): return get_x0_noise(s, net(x, t), x, t, predict)[0].clamp(-1.5, 1.5)
     x,data = torch.randn(1500, 2, generator=gen()),ring(1500, gen(1))
     with torch.no_grad(): walks = [sampler(f, s, 2).ddpm(x), sampler(f, s).ddim(x, 50)]

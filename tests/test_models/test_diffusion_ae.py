@@ -1,5 +1,6 @@
 """The diffusion autoencoder: its network, noise as an input, the objective of the papers, and what it refuses."""
 import math
+from functools import partial
 
 import pytest, torch
 from torch import nn
@@ -47,8 +48,9 @@ def test_unet_knows_the_step_and_every_image_has_its_own():
 
 def test_attention_sees_the_whole_image_and_blocks_do_not():
     x = torch.rand(1,16,12,12)
-    y = x.clone(); y[...,0,0] += 1
-    far = lambda f: (f(x)-f(y))[...,8:,8:].abs().max().item()
+    y = x.clone()
+    y[...,0,0] += 1
+    def far(f): return (f(x)-f(y))[...,8:,8:].abs().max().item()
     a,b = PixelAttention(16),TimeBlock(16, 16, 4)
     a.norm = b.norm1 = b.norm2 = nn.Identity()                 # normalisation sees all of it, too
     assert far(a)>0 and far(lambda o: b(o, torch.zeros(1,4)))==0
@@ -75,7 +77,10 @@ def test_time_features():
 def test_the_network_sees_thousandths_whatever_the_timesteps(monkeypatch):
     for n in (40,1000):
         m,seen = tiny(timesteps=n),[]
-        monkeypatch.setattr(m.unet, 'forward', lambda x,t: (seen.append(t), x)[1])
+        def forward(x, t, seen=seen):
+            seen.append(t)
+            return x
+        monkeypatch.setattr(m.unet, 'forward', forward)
         m.denoise(torch.zeros(2,3,16,16), torch.tensor([n//2,n]))
         assert torch.allclose(seen[0].float(), torch.tensor([500.,1000.]))
 
@@ -87,8 +92,10 @@ def test_settings():
     m = DiffusionAutoencoder({'models': {'diffusion_ae': {'timesteps': 60, 'start': .5, 'dim_mults': [1,2]}}})
     assert m.timesteps==60==m.schedule.timesteps and m.start==30 and m.settings['dim']==s['dim']
     for k in (dict(dim_mults=(1,2)), dict(dim_mults=[1,2])): assert len(tiny(**k).unet.down)==2
-    torch.manual_seed(0); a = tiny(dim_mults=(1,2))
-    torch.manual_seed(0); b = tiny(dim_mults=[1,2])
+    torch.manual_seed(0)
+    a = tiny(dim_mults=(1,2))
+    torch.manual_seed(0)
+    b = tiny(dim_mults=[1,2])
     assert all(torch.equal(p, q) for p,q in zip(a.state_dict().values(), b.state_dict().values()))
 
 def test_weights_hold_no_tables():
@@ -144,7 +151,8 @@ def test_noise_is_an_input_and_the_global_generator_is_left_alone(noise, picture
         xr = m(x)
         assert torch.equal(m(x), xr) and torch.equal(m.training_step(x, x, None, mse), m.training_step(x, x, None, mse))
         assert not torch.equal(m.reconstruct(x, m.draw_noise(x.shape[1:], 1)).xr, xr)
-        m.sample((1,3,16,16), 4); m.sample((1,3,16,16))
+        m.sample((1,3,16,16), 4)
+        m.sample((1,3,16,16))
     assert torch.equal(torch.get_rng_state(), state)
     a,b,c = (m.draw_noise((3,8,8), seed) for seed in (5,5,6))
     assert torch.equal(a, b) and not torch.equal(a, c)
@@ -201,7 +209,11 @@ def test_learns_two_grey_levels_and_samples_them_back():
     sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 200)
     for _ in range(200):
         x = (.2+.6*(torch.rand(32,1,1,1)<.5)).expand(32,1,8,8).contiguous()
-        o = m.training_step(x, x, None, mse); opt.zero_grad(); o.backward(); opt.step(); sched.step()
+        o = m.training_step(x, x, None, mse)
+        opt.zero_grad()
+        o.backward()
+        opt.step()
+        sched.step()
     y = m.eval().sample((128,1,8,8), 25)
     level,flat = y.mean((1,2,3)),y.std((1,2,3)).median()
     near = torch.minimum((level-.2).abs(), (level-.8).abs())
@@ -271,9 +283,11 @@ def test_steps_of_a_batch(pictures):
 
 def test_training_draws_from_the_global_generator(pictures):
     m,x = tiny().train(),pictures(2)
-    torch.manual_seed(5); a = m.training_step(x, x, None, mse)
+    torch.manual_seed(5)
+    a = m.training_step(x, x, None, mse)
     b = m.training_step(x, x, None, mse)
-    torch.manual_seed(5); assert torch.equal(m.training_step(x, x, None, mse), a) and not torch.equal(a, b)
+    torch.manual_seed(5)
+    assert torch.equal(m.training_step(x, x, None, mse), a) and not torch.equal(a, b)
 
 @every_width
 @every_prediction
@@ -281,7 +295,9 @@ def test_learns_under_autocast_and_channels_last(ni, predict, pictures):
     m = tiny(ni=ni, predict=predict, noise='multiscale').train().to(memory_format=torch.channels_last)
     x = pictures(4, ni).contiguous(memory_format=torch.channels_last)
     seen = []
-    def loss(a, b): seen.extend([a.dtype, b.dtype, (a@a.transpose(2,3)).dtype]); return l1_ssim(a, b)
+    def loss(a, b):
+        seen.extend([a.dtype, b.dtype, (a@a.transpose(2,3)).dtype])
+        return l1_ssim(a, b)
     with torch.autocast('cpu', torch.bfloat16):
         o = m.training_step(x, x, None, loss)
         r = m.eval().reconstruct(x)
@@ -297,7 +313,11 @@ def test_training_lowers_the_loss(predict, loss, pictures):
     with torch.no_grad(): before = m.training_step(x, x, None, loss)
     opt = torch.optim.Adam(m.parameters(), 5e-3)
     m.train()
-    for _ in range(40): o = m.training_step(x, x, None, loss); opt.zero_grad(); o.backward(); opt.step()
+    for _ in range(40):
+        o = m.training_step(x, x, None, loss)
+        opt.zero_grad()
+        o.backward()
+        opt.step()
     with torch.no_grad(): assert m.eval().training_step(x, x, None, loss) < .9*before
 
 def test_peak_memory_is_counted(pictures):
@@ -312,30 +332,30 @@ def test_errors(pictures):
     check_error(lambda: tiny(timesteps=8), ValueError, 'diffusion_ae.steps must be at most 2', 'got 3')
     for k in ('ni','timesteps','steps','draws','dim','patch'):
         for v in (0, -1, 1.5, '3', None, True):
-            check_error(lambda: tiny(**{k: v}), ValueError, f'diffusion_ae.{k} must be a whole number', repr(v))
+            check_error(partial(tiny, **{k: v}), ValueError, f'diffusion_ae.{k} must be a whole number', repr(v))
     for v in (0, -.5, 1.01, '0.5', None, True, math.nan):
-        check_error(lambda: tiny(start=v), ValueError, 'diffusion_ae.start must be a number from 0.025 to 1', repr(v))
+        check_error(partial(tiny, start=v), ValueError, 'diffusion_ae.start must be a number from 0.025 to 1', repr(v))
     for v in (0, -1, 'five', math.nan):
-        check_error(lambda: tiny(max_weight=v), ValueError, 'diffusion_ae.max_weight', repr(v))
+        check_error(partial(tiny, max_weight=v), ValueError, 'diffusion_ae.max_weight', repr(v))
     for v,near in ((12,16),(1,8),(100,96)):
-        check_error(lambda: tiny(dim=v), ValueError, 'diffusion_ae.dim must be a multiple of 8', f'take {near}')
+        check_error(partial(tiny, dim=v), ValueError, 'diffusion_ae.dim must be a multiple of 8', f'take {near}')
     for v in ((), [], [0], [1,'2'], [1.5], 3, None, 'abc', [True]):
-        check_error(lambda: tiny(dim_mults=v), ValueError,
+        check_error(partial(tiny, dim_mults=v), ValueError,
                     'diffusion_ae.dim_mults must be one or more whole numbers', repr(v))
     check_error(lambda: tiny(schedule='sigmoid'), KeyError, 'diffusion_ae.schedule', 'cosine, linear'.split(', ')[0])
     check_error(lambda: tiny(schedule='lineal'), KeyError, "Did you mean 'linear'")
     check_error(lambda: tiny(noise='multi_scale'), KeyError, "Did you mean 'multiscale'")
     check_error(lambda: tiny(predict='x_0'), KeyError, "Did you mean 'x0'")
-    for k in ('schedule','noise','predict'): check_error(lambda: tiny(**{k: None}), KeyError, f'diffusion_ae.{k}')
+    for k in ('schedule','noise','predict'): check_error(partial(tiny, **{k: None}), KeyError, f'diffusion_ae.{k}')
     m,x = tiny(),pictures(2)
     check_error(lambda: m(x[...,:7]), ValueError, 'diffusion_ae', 'at least 8 px', '32×7')
     check_error(lambda: m.reconstruct(x[...,:7]), ValueError, 'at least 8 px')
     check_error(lambda: m.training_step(x[...,:7], x[...,:7], None, mse), ValueError, 'at least 8 px')
     for v in (torch.zeros(3,32,32), torch.zeros(1,1,32,32), torch.zeros(2,3,16,32)):
-        check_error(lambda: m.reconstruct(x, v), ValueError, '`n c h w`', str(tuple(v.shape)))
+        check_error(partial(m.reconstruct, x, v), ValueError, '`n c h w`', str(tuple(v.shape)))
     check_error(lambda: m.sample((1,3,16,16), 41), ValueError, 'take steps=40 or fewer')
-    for v in (0, -1, 2.5): check_error(lambda: m.sample((1,3,16,16), v), ValueError, 'steps must be a whole number')
+    for v in (0, -1, 2.5): check_error(partial(m.sample, (1,3,16,16), v), ValueError, 'steps must be a whole number')
     check_error(lambda: m.sample((1,1,16,16)), ValueError, 'made for 3 channels')
     check_error(lambda: m.sample((3,16,16)), ValueError, 'b c h w')
     check_error(lambda: m.sample((1,3,4,16)), ValueError, 'at least 8 px')
-    for v in (0, 12.0, None): check_error(lambda: UNet(v), ValueError, 'UNet.dim')
+    for v in (0, 12.0, None): check_error(partial(UNet, v), ValueError, 'UNet.dim')

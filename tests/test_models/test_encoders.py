@@ -1,5 +1,6 @@
 """Feature encoders: names, taps, weights from files and from the hub's cache, and what bad ones get. No network."""
 import pickle, time
+from functools import partial
 
 import huggingface_hub, pytest, timm, torch, torchvision
 from safetensors.torch import save_file
@@ -76,8 +77,8 @@ def test_vgg_taps_are_those_of_torchvision(file):
     x = torch.rand(1, 3, 32, 32)
     y,want = (x-e.mean[:,None,None])/e.std[:,None,None],[]
     with torch.no_grad():
-        for i,l in enumerate(tv):
-            y = l(y)
+        for i,layer in enumerate(tv):
+            y = layer(y)
             if i in (3,8,15,22): want.append(y.clone())
         assert all(torch.allclose(a, b, atol=1e-5) for a,b in zip(e(x), want))
     assert all(isinstance(tv[i], nn.ReLU) for i in (3,8,15,22)) and len(e.net.features)==23
@@ -91,7 +92,7 @@ def test_a_tap_is_not_overwritten_by_the_next_layer():
     ('hf-hub:timm/resnet18', 'unknown encoder'), (3, 'unknown encoder'), (None, 'unknown encoder')], ids=str)
 def test_unknown_names(name, want):
     for f in (get_encoder, stage_layers, lambda o: get_encoder(o, layers=[0])):
-        assert want in fails(lambda: f(name), KeyError)
+        assert want in fails(partial(f, name), KeyError)
 
 def test_a_network_or_a_builder_is_taken_as_it_is():
     net = nn.Conv2d(1, 4, 3, 2, 1)
@@ -192,7 +193,7 @@ def test_code_in_a_file_is_not_run(tmp_path, capsys, whole):
     (tmp_path/'a.pth').write_bytes(pickle.dumps({'a': Evil()}, protocol=2))
     torch.save({'state_dict': whole.state_dict(), 'extra': Evil()}, tmp_path/'b.pth')
     torch.save(whole, tmp_path/'c.pth')
-    for o in 'abc': assert 'holds code or objects' in fails(lambda: read_weights(tmp_path/f'{o}.pth'))
+    for o in 'abc': assert 'holds code or objects' in fails(partial(read_weights, tmp_path/f'{o}.pth'))
     assert 'code was run' not in capsys.readouterr().out
 
 @pytest.mark.parametrize('name', ['a.pth', 'a.safetensors', 'a.bin'])
@@ -213,7 +214,7 @@ def test_missing_and_empty_files(tmp_path):
 def test_offline_is_said_soon_and_plainly(offline):
     t = time.time()
     for name in (SMALL, 'vgg16'):
-        text = fails(lambda: get_encoder(name, pretrained=True), OSError)
+        text = fails(partial(get_encoder, name, pretrained=True), OSError)
         assert f"weights of '{name}' could not be downloaded" in text and "weights='FILE.safetensors'" in text
     assert time.time()-t < 15
 

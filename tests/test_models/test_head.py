@@ -30,9 +30,9 @@ def corrupted(x, seed=0):
     "Images with a bright square each, and its mask."
     g = torch.Generator().manual_seed(seed)
     y,mask = x.clone(),torch.zeros_like(x[:,0])
-    for i,(t,l) in enumerate(torch.randint(0, x.shape[-1]-10, (len(x),2), generator=g).tolist()):
-        y[i,:,t:t+9,l:l+9] = 1
-        mask[i,t:t+9,l:l+9] = 1
+    for i,(r,c) in enumerate(torch.randint(0, x.shape[-1]-10, (len(x),2), generator=g).tolist()):
+        y[i,:,r:r+9,c:c+9] = 1
+        mask[i,r:r+9,c:c+9] = 1
     return y, mask
 
 @every_model
@@ -64,7 +64,11 @@ def test_learns_to_mark_and_leaves_the_body_alone(name, gated, headed, pictures)
     o.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in m.head.parameters())
     before = apart()
-    for _ in range(60): o = m.train().training_step(y, x, mask, loss); opt.zero_grad(); o.backward(); opt.step()
+    for _ in range(60):
+        o = m.train().training_step(y, x, mask, loss)
+        opt.zero_grad()
+        o.backward()
+        opt.step()
     assert apart() > before+1
 
 @every_model
@@ -86,7 +90,7 @@ def test_is_the_body_in_all_else(name, headed, pictures):
     assert a is None and b is None or torch.equal(a, b)
     assert get_body(m) is m.body and get_body(m.body) is m.body
     with pytest.raises(AttributeError, match="'HeadedAutoencoder' object has no attribute 'no_such_thing'"):
-        m.no_such_thing
+        m.no_such_thing # noqa: B018 (reading it is the test)
     assert m.n_params()==m.body.n_params()+sum(p.numel() for p in m.head.parameters())
     assert peak_memory(m, x) >= peak_memory(m.body, x)
 
@@ -129,7 +133,7 @@ def test_memory_does_not_depend_on_batches_and_skips_padding(headed, pictures):
 @pytest.mark.parametrize('window', [3,7,15])
 def test_local_contrast_against_pooling(window, pictures):
     x = pictures(2, 3, (30,41)).double()
-    mean = lambda o: F.avg_pool2d(F.pad(o, (window//2,)*4, mode='replicate'), window, 1)
+    def mean(o): return F.avg_pool2d(F.pad(o, (window//2,)*4, mode='replicate'), window, 1)
     d = x-mean(x)
     assert torch.allclose(window_contrast_normalize(x, window), d/((mean(d*d)).sqrt()+.02), atol=1e-6)
 
@@ -178,7 +182,8 @@ def test_gated_block_is_its_shortcut_where_the_convolutions_are_silent(ni, no, s
 def test_gates_look_at_the_whole_image_and_at_no_other(headed, pictures):
     m,x = with_busy_gates(headed(gated=True).head),pictures(2)
     with torch.no_grad():
-        far = x[:1].clone(); far[...,-4:,-4:] = 1                          # the other corner changes
+        far = x[:1].clone()
+        far[...,-4:,-4:] = 1                          # the other corner changes
         a,b = (m(o, o)[0,:4,:4] for o in (x[:1], far))
         assert not torch.allclose(a, b, atol=1e-4)
         assert torch.allclose(m(x, x)[:1], m(x[:1], x[:1]), atol=1e-5)

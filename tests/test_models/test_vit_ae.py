@@ -9,7 +9,7 @@ from aead.models.vit_ae import (
 from ..helpers import by_setting, by_size
 
 small = dict(image_size=32, dim=24, depth=2, heads=3, mlp_dim=32, decoder_dim=16, decoder_heads=2)
-l2 = lambda x,xr: ((x-xr)**2).mean()
+def l2(x, xr): return ((x-xr)**2).mean()
 
 @pytest.fixture
 def make():
@@ -68,14 +68,16 @@ def test_training_and_detection_compute_no_attention_weights(make, pictures, mon
     def never(*a): raise AssertionError('weights were computed')
     monkeypatch.setattr(Attention, 'weights', never)
     m = make().train()
-    m.training_step(pictures(2), pictures(2), None, l2); m.eval().reconstruct(pictures(2)); m(pictures(2))
+    m.training_step(pictures(2), pictures(2), None, l2)
+    m.eval().reconstruct(pictures(2))
+    m(pictures(2))
 
 def test_rollout_by_matrices(make, pictures):
     maps = torch.rand(2,3,4,5,5).softmax(-1)
     r = rollout(maps)
     for b in range(2):
         want = torch.eye(5)
-        for l in range(3): want = (maps[b,l].mean(0)+torch.eye(5))/2@want
+        for i in range(3): want = (maps[b,i].mean(0)+torch.eye(5))/2@want
         assert torch.allclose(r[b], want, atol=1e-6)
     assert torch.allclose(rollout(torch.eye(5).expand(1,3,4,5,5)), torch.eye(5))    # each attends to itself only
     m,x = make(),pictures(2, hw=(30,37))
@@ -132,7 +134,8 @@ def test_the_gradient_to_its_own_patch_is_zero(hw, make, pictures):
 
 def test_a_patch_never_sees_itself_in_half_precision_and_channels_last(make, pictures):
     m,x = make().to(memory_format=torch.channels_last),pictures(2).contiguous(memory_format=torch.channels_last)
-    y = x.clone(); y[...,8:16,16:24] = 0
+    y = x.clone()
+    y[...,8:16,16:24] = 0
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16): a,b = m.reconstruct(x).xr,m.reconstruct(y).xr
     assert torch.equal(a[...,8:16,16:24], b[...,8:16,16:24]) and not torch.equal(a, b)
     with torch.no_grad(): assert (a-m.reconstruct(x).xr).abs().max()<.1
@@ -165,14 +168,18 @@ def test_patches_of_any_side(p, make, pictures):
 @pytest.mark.parametrize('b,hw', [(1,(32,32)),(3,(24,24)),(2,(41,30))], ids=str)
 def test_training_step(b, hw, make, pictures):
     m,x,y,seen = make(),pictures(b, 3, hw),pictures(b, 3, hw, seed=1),[]
-    def loss(a, r): seen.append((a, r)); return l2(a, r)
+    def loss(a, r):
+        seen.append((a, r))
+        return l2(a, r)
     with torch.no_grad():
         got = m.training_step(x, y, None, loss)
         assert torch.equal(seen[0][0], y) and torch.equal(seen[0][1], m.reconstruct(x).xr) and got==l2(*seen[0])
         assert m.training_step(x, y, None, l2)==got                       # evaluation repeats, whatever the generator
     m.train()
-    torch.manual_seed(3); first = m.training_step(x, y, None, loss)
-    torch.manual_seed(3); same = m.training_step(x, y, None, loss)
+    torch.manual_seed(3)
+    first = m.training_step(x, y, None, loss)
+    torch.manual_seed(3)
+    same = m.training_step(x, y, None, loss)
     other = m.training_step(x, y, None, loss)
     assert first==same!=other and all(r.shape==a.shape and r.dtype==torch.float32 for a,r in seen)
     first.backward()
@@ -204,7 +211,10 @@ def fit(m, x, steps=60, lr=4e-3):
     opt = torch.optim.AdamW(m.parameters(), lr)
     m.train()
     for _ in range(steps):
-        loss = m.training_step(x, x, None, lambda a,r: (a-r).abs().mean()); opt.zero_grad(); loss.backward(); opt.step()
+        loss = m.training_step(x, x, None, lambda a,r: (a-r).abs().mean())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
     return m.eval()
 
 def test_learns_hidden_and_whole_images_without_seams():
@@ -224,7 +234,8 @@ def test_learns_hidden_and_whole_images_without_seams():
     assert blockiness(unweighted, 8)>blockiness(xr, 8)
 
 def test_blockiness_by_hand():
-    x = torch.zeros(1,1,4,4); x[...,2:] = 1
+    x = torch.zeros(1,1,4,4)
+    x[...,2:] = 1
     x = x + torch.arange(4)*.1
     assert blockiness(x.mT+x, 2)==pytest.approx(1.1/.1)
     assert blockiness(torch.arange(16.)[None,None,None].expand(1,1,16,16)+torch.arange(16.)[:,None], 4)==1
@@ -269,7 +280,8 @@ def test_dropout_drops_only_in_training(make, pictures):
     m,x = make(dropout=.5),pictures(2)
     with torch.no_grad():
         assert torch.equal(m(x), m(x))
-        m.train(); assert not torch.equal(m(x), m(x))
+        m.train()
+        assert not torch.equal(m(x), m(x))
 
 def test_weights_fit_any_image_size(make, pictures):
     a,b = make(),make()

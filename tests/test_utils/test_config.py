@@ -5,13 +5,14 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np, pytest, yaml
 
 from aead.files import SCHEMA, atomic_write, load_yaml, save_yaml
-from aead.config import Config, DataConfig, DetectConfig, Registry, TrainConfig, config_from_dict, config_to_dict, list_recipes, load_recipe, make_config, did_you_mean
+from aead.config import (
+    Config, DataConfig, Registry, config_from_dict, config_to_dict, did_you_mean, list_recipes, load_recipe, make_config)
 
 # --- round trips
 
 def random_settings(seed):
     rng = np.random.default_rng(seed)
-    pick = lambda *o: o[rng.integers(len(o))]
+    def pick(*o): return o[rng.integers(len(o))]
     d = dict(schema=SCHEMA, model=pick('cnn_ae','other'), models=pick({}, {'cnn_ae': {'nf':8,'depth':2}}, {'a': {}, 'b': {'x': [1,2]}}), loss=pick({'l1':1}, {'ssim':.5,'l2':3.}),
              data=dict(path=pick('', '/données/裂纹 #1', 'a: b'), layout='mvtec', category=pick(None,'nut'), split='grouped', fold=int(rng.integers(5)), size=pick(8, 64, [32,48], [4096,8]),
                        resize=pick('pad','crop'), channels=pick(None,1,3,5), augment=pick(True, False, {}, {'hflip':0}), workers=pick(None,0,4)),
@@ -35,9 +36,13 @@ def test_round_trips(seed, tmp_path):
 
 def test_defaults_are_not_shared():
     a,b = Config(),Config()
-    a.loss['l2'] = 1.; a.detect.maps['l2'] = 1.; a.models['x'] = {}
+    a.loss['l2'] = 1.
+    a.detect.maps['l2'] = 1.
+    a.models['x'] = {}
     assert b==Config() and 'l2' not in b.loss and 'l2' not in b.detect.maps
-    d = config_to_dict(b); d['loss']['l2'] = 1.; d['detect']['maps'].clear()
+    d = config_to_dict(b)
+    d['loss']['l2'] = 1.
+    d['detect']['maps'].clear()
     assert b==Config()
 
 def test_settings_are_frozen():
@@ -78,7 +83,8 @@ def test_wrong_sections(d, what):
 @pytest.mark.parametrize('text', ['!!python/object/apply:os.system ["touch {}"]', 'model: !!python/object/apply:subprocess.check_output [["touch", "{}"]]', 'model: !!python/name:os.system', 'data: !!python/object/new:pathlib.Path ["{}"]',
                                   '!!python/object/apply:builtins.open ["{}", "w"]'])
 def test_yaml_runs_no_code(text, tmp_path):
-    f = tmp_path/'c.yaml'; f.write_text(text.replace('{}', str(tmp_path/'bad')))
+    f = tmp_path/'c.yaml'
+    f.write_text(text.replace('{}', str(tmp_path/'bad')))
     for read in (load_yaml, lambda o: make_config(file=o)):
         with pytest.raises(ValueError, match='c.yaml is not plain YAML'): read(f)
     assert not (tmp_path/'bad').exists()
@@ -124,9 +130,11 @@ def test_atomic_write(tmp_path):
     f = tmp_path/'a'/'b'/'x.txt'
     with atomic_write(f) as p:
         assert p.parent==f.parent and p.suffix=='.txt' and p!=f
-        p.write_text('one'); assert not f.exists()
+        p.write_text('one')
+        assert not f.exists()
     assert f.read_text()=='one' and list(f.parent.iterdir())==[f]
-    umask = os.umask(0); os.umask(umask)
+    umask = os.umask(0)
+    os.umask(umask)
     assert stat.S_IMODE(f.stat().st_mode)==0o666 & ~umask
 
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
@@ -135,11 +143,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
     for old in (None,'old'):
         if old: f.write_text(old)
         with pytest.raises(error):
-            with atomic_write(f) as p: p.write_text('half'); raise error
+            with atomic_write(f) as p:
+                p.write_text('half')
+                raise error
         assert (f.read_text() if old else None)==old and sorted(tmp_path.iterdir())==[f]*bool(old)
 
 def test_a_failed_replace_leaves_nothing_behind(tmp_path, monkeypatch):
-    f = tmp_path/'x.txt'; f.write_text('old')
+    f = tmp_path/'x.txt'
+    f.write_text('old')
     def full(*a): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'replace', full)
     with pytest.raises(OSError):
@@ -161,7 +172,8 @@ def test_registry():
     assert reg['apple'] is again                                        # a cell run twice
     book = reg(function('apple','__main__'))
     assert reg['apple'] is book                                         # an open notebook
-    reg = Registry('thing'); reg(a)
+    reg = Registry('thing')
+    reg(a)
     with pytest.raises(ValueError, match="thing 'apple' of computers is already taken by fruit"): reg(function('apple','computers'))
     assert reg['apple'] is a
     with pytest.raises(KeyError, match="unknown thing 'aple'.*Did you mean 'apple'.*There is: apple"): reg['aple']

@@ -1,17 +1,18 @@
 """Exported detectors give the scores of the run, in every family; and a run loads without fastai."""
-import json, subprocess, sys
+import subprocess, sys
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pytest, torch
 
 from safetensors.torch import load_file, save_file
 
 from aead.config import config_from_dict
-from aead.detect import fit_detector, load_detector
+from aead.detect import fit_detector
 from aead.models.head import DefectHead, window_contrast_normalize, instance_normalize
 
-from ..helpers import TINY, make_layout, picture
+from ..helpers import TINY, picture
 
-pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
 
 from aead.export import DetectionGraph, export_run, max_difference, load_exported
 
@@ -61,13 +62,20 @@ def test_broken_weights_are_not_exported(detector, tmp_path):
     with pytest.raises(ValueError, match='not finite'): export_run(tmp_path/'run', tmp_path/'m.onnx', 2)
     assert not (tmp_path/'m.onnx').exists()
 
+@pytest.mark.parametrize('name', ['onnx','onnxruntime','onnxscript'])
+def test_a_missing_package_is_named(name, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ValueError, match=rf"needs the package {name};.*pip install '\.\[export\]'"):
+        load_exported(tmp_path/'m.onnx')
+
 def test_decisions_as_the_detector_makes_them(detector):
     g,s = DetectionGraph(detector),torch.rand(6, detector.graph.model.settings['ni'], 32, 32)
     with torch.no_grad(): score,_,p,defect = g(s, torch.ones(6,32,32))
     want = detector.decide(score.numpy())
     assert np.allclose(p.numpy(), want.p_value, atol=1e-6) and defect.tolist()==want.decision.astype(float).tolist()
     at = torch.tensor(detector.calibration.scores[:3])                  # ties with calibration scores count
-    del g.scoring; g.scoring = lambda x,v: (at.float(), x[:3,0])
+    del g.scoring
+    g.scoring = lambda x,v: (at.float(), x[:3,0])
     assert np.allclose(g(s, None)[2].numpy(), detector.calibration.p_value(at.float().double()), atol=1e-6)
 
 def test_a_run_loads_without_fastai(detector, tmp_path):

@@ -18,7 +18,8 @@ def parts(n=90, seed=0, lift=1.5):
 def pixels(n=16, seed=0):
     "Pixel counts and histograms of `n` maps, half of them with defects, and their table."
     r = np.random.default_rng(seed)
-    masks = np.zeros((n,20,20), int); masks[:n//2,3:9,4:8] = masks[:n//4,13:15,13:16] = 1
+    masks = np.zeros((n,20,20), int)
+    masks[:n//2,3:9,4:8] = masks[:n//4,13:15,13:16] = 1
     maps = r.normal(size=masks.shape)+1.2*masks
     df = pd.DataFrame(dict(group=np.arange(n), label=(np.arange(n)<n//2).astype(int)))
     return PixelMetrics().update(maps, masks), PixelHistograms().update(maps, masks), df
@@ -32,10 +33,10 @@ def test_paper_and_screen_show_the_same_curve(kind, drawn):
     t = {'a': parts(), 'b': parts(seed=1, lift=.5)}
     fig,p = drawn(fig_curves(t, kind, 40)),plot_curves(t, kind, 40)
     lines = [o for o in p.data if o.name in t]
-    for (k,o),l,q in zip(t.items(), fig.axes[0].lines, lines):
+    for (k,o),p,q in zip(t.items(), fig.axes[0].lines, lines):
         want = get_curve(o, kind, 40)
-        assert np.allclose(l.get_ydata(), want.y) and np.allclose(q.y, want.y) and l.get_label()==q.name==k
-        assert l.get_color().lower()==q.line.color.lower()
+        assert np.allclose(p.get_ydata(), want.y) and np.allclose(q.y, want.y) and p.get_label()==q.name==k
+        assert p.get_color().lower()==q.line.color.lower()
     assert len(fig.axes[0].collections)==2 and len({o.get_color() for o in fig.axes[0].lines})==2
     assert len(fig_curves(t, kind, 0).axes[0].collections)==0
 
@@ -132,7 +133,8 @@ def test_scores_of_any_kind(results, change, threshold, drawn):
     assert fig.axes[0].get_xscale()==('log' if threshold==1e3 else 'linear')
 
 def test_spread_of_scores(drawn):
-    t = parts(); d = describe_scores(t, 20)
+    t = parts()
+    d = describe_scores(t, 20)
     fig = drawn(fig_distributions(t, 20))
     for o,q,k in zip(fig.axes[0].patches, plot_distributions(t, 20).data, ('good','defective')):
         assert np.allclose(o.get_data().values, d['histogram'][k]) and np.allclose(q.y, d['histogram'][k])

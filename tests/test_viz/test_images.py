@@ -51,7 +51,8 @@ def test_no_display_is_needed():
 
 def test_overlay_never_depends_on_its_neighbours(rng):
     x,a = rng.random((8,8)),rng.random((8,8))*5
-    b = a.copy(); b[0,0] = 500
+    b = a.copy()
+    b[0,0] = 500
     assert (overlay(x, a, 0, 5)[1:]==overlay(x, b, 0, 5)[1:]).all()
     assert overlay(x, a, 0, 5).dtype==np.uint8 and overlay(x, a, 0, 5).shape==(8,8,3)
 
@@ -79,8 +80,8 @@ def lab(rgb, sight):
 @pytest.mark.parametrize('sight', SIGHT.values(), ids=SIGHT)
 def test_heat_colours_survive_grey_and_colour_blindness(sight):
     "Lightness rises with each of the 256 colours, from near black to near white; that of jet does not."
-    l = lab(colormaps[heat_colors](np.arange(256))[:,:3], sight)[:,0]
-    assert (np.diff(l)>.05).all() and l[0]<1 and l[-1]>95
+    light = lab(colormaps[heat_colors](np.arange(256))[:,:3], sight)[:,0]
+    assert (np.diff(light)>.05).all() and light[0]<1 and light[-1]>95
     assert (np.diff(lab(colormaps['jet'](np.arange(256))[:,:3], sight)[:,0])<0).any()
 
 @pytest.mark.parametrize('sight', SIGHT.values(), ids=SIGHT)
@@ -92,7 +93,8 @@ def test_colours_of_lines_are_told_apart(sight):
 # --- outlines
 
 def test_contour_encloses_the_mask():
-    m = np.zeros((20,20), int); m[4:9,6:15] = 1
+    m = np.zeros((20,20), int)
+    m[4:9,6:15] = 1
     (c,) = mask_contour(m)
     inside = Path(c).contains_points([(x,y) for y in range(20) for x in range(20)]).reshape(20,20)
     assert (inside==m).all() and (c[0]==c[-1]).all()
@@ -109,22 +111,23 @@ def test_simplified_contour_stays_near():
 
 @pytest.mark.parametrize('box', [(2,5,3,7),(0,4,0,4),(0,8,0,9),(7,8,8,9)], ids=['inside','corner','whole image','one pixel'])
 def test_painted_contour_is_closed_and_within_the_picture(box, rng):
-    t,b,l,r = box
+    top,bottom,left,right = box
     rgb,m = np.full((8,9,3), 100, np.uint8),np.zeros((8,9), int)
-    m[t:b,l:r] = 1
+    m[top:bottom,left:right] = 1
     before = rgb.copy()
     out = paint_contour(rgb, m)
     painted = (out==np.uint8(np.round(255*np.array(parse_color(contour_color))))).all(-1)
     assert (rgb==before).all() and out.shape==rgb.shape and painted.any()
     assert (out[~painted]==100).all()
     rows,cols = np.nonzero(painted)
-    near = (t-1<=rows)&(rows<=b)&(l-1<=cols)&(cols<=r)
-    assert near.all() and not painted[t+1:b-1,l+1:r-1].any()
+    near = (top-1<=rows)&(rows<=bottom)&(left-1<=cols)&(cols<=right)
+    assert near.all() and not painted[top+1:bottom-1,left+1:right-1].any()
 
 def test_contour_of_nothing(drawn):
     from aead.viz.images import _grid
     fig,axs = _grid(1, [1], 1.)
-    draw_contour(axs[0,0], None); draw_contour(axs[0,0], np.zeros((4,4)))
+    draw_contour(axs[0,0], None)
+    draw_contour(axs[0,0], np.zeros((4,4)))
     rgb = np.zeros((4,4,3), np.uint8)
     assert not axs[0,0].lines and (paint_contour(rgb, None)==rgb).all() and (paint_contour(rgb, np.zeros((4,4)))==rgb).all()
 
@@ -178,7 +181,8 @@ def test_words_about_a_decision(label, decision, says):
 @pytest.fixture(scope='session')
 def run_table(synth, tmp_path_factory):
     "A table of scores, and a folder of maps in which one is missing."
-    d = tmp_path_factory.mktemp('run'); (d/'maps').mkdir()
+    d = tmp_path_factory.mktemp('run')
+    (d/'maps').mkdir()
     t = synth[synth.split=='test'].reset_index(drop=True)
     r = np.random.default_rng(0)
     for i in range(1, len(t)): np.save(d/'maps'/f'{i}.npy', r.random((24,24)).astype(np.float16))
