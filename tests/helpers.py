@@ -93,6 +93,10 @@ def by_setting(o):
     "Id of a parameter: a function's name, or settings as `depth 2 nf 8`."
     return o.__name__ if callable(o) else ' '.join(f'{k} {v!r}' for k,v in o.items()) or 'defaults'
 
+def field_cases(values):
+    "Parameters `section, field, value` of values by field (`data.size`), with ids as `data.size 7`."
+    return [pytest.param(*k.split('.'), v, id=f'{k} {v!r}') for k,vs in values.items() for v in vs]
+
 def check_error(f, kind, *parts):
     "Calling `f` raises an error of this kind, with all the parts in its message."
     text = fails(f, kind)

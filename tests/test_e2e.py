@@ -11,7 +11,9 @@ import aead.cli as cli
 from aead.files import load_yaml
 from aead.models.zoo import model_registry
 
-from .helpers import KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, check_figures, check_static, dent, make_layout, picture, save, write_csv
+from .helpers import (
+    KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, by_setting, check_figures, check_static, dent, make_layout, picture, save,
+    write_csv)
 
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
@@ -184,7 +186,7 @@ def test_weights_from_the_net_without_a_net(part, tmp_path, cmd, monkeypatch):
     (tmp_path/'cfg.yaml').write_text('loss: {l1: 1, perceptual: 0.1}\ndata: {size: 32}\n')
     refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'cfg.yaml', '--out', tmp_path/'run'), 'vgg16', 'could not be downloaded', "weights='FILE.safetensors'")
 
-@pytest.mark.parametrize('model,settings,says', [
+UNFIT = [ # settings of a family, and words of the message
     ('vit_ae', {'image_size': 32, 'patch_size': 7}, ('patch_size must divide image_size 32, got 7', '4, 8')),
     ('vit_ae', {'dim': 64, 'heads': 3}, ('heads must divide dim 64, got 3',)),
     ('cnn_ae', {'depth': 5}, ('cnn_ae', 'at least 64 px', '32×32', 'depth')),
@@ -195,7 +197,9 @@ def test_weights_from_the_net_without_a_net(part, tmp_path, cmd, monkeypatch):
     ('diffusion_ae', {'schedule': 'cosin'}, ("'cosin'", "'cosine'")),
     ('diffusion_ae', {'predict': 'noize'}, ("'noize'", "'noise'")),
     ('diffusion_ae', {'dim': 30}, ('dim must be a multiple of 8, got 30; take 32',)),
-])
+]
+
+@pytest.mark.parametrize('model,settings,says', UNFIT, ids=[f'{m} {by_setting(o)}' for m,o,_ in UNFIT])
 def test_settings_of_a_family_that_do_not_fit(model, settings, says, part, tmp_path, cmd):
     "One line with the nearest right choice, before anything is written."
     (tmp_path/'cfg.yaml').write_text(yaml.safe_dump({'data': {'size': 32}, 'model': model, 'models': {model: settings}}))
@@ -576,17 +580,22 @@ def test_resume_from_a_broken_checkpoint(part, tiny, tmp_path, cmd, monkeypatch)
 
 # -- bad input: options and settings
 
-@pytest.mark.parametrize('args,says', [
-    (['--layout','mvtek'], ["layout","'mvtec'"]), (['--layout','folder '], ["'folder'"]), (['--layout','zzz'], ['mvtec','visa','btad','mtd','folder','csv','synthetic']),
-    (['--model','cnn_aee'], ["model","'cnn_ae'"]), (['--recipe','defualt'], ["recipe","'default'"]),
-    (['--split','groupd'], ["split","'grouped'"]), (['--fold','9'], ['fold','0','4']), (['--fold','-1'], ['fold']),
-    (['--size','0'], ['size']), (['--size','-5'], ['size']), (['--size','7'], ['size','8']), (['--size','99999'], ['size']),
-    (['--epochs','0'], ['epochs']), (['--epochs','-3'], ['epochs']), (['--far','0'], ['far','0','1']), (['--far','1'], ['far']), (['--far','-0.1'], ['far']),
-    (['--far','nan'], ['far']), (['--seed','-1'], ['seed']), (['--workers','-1'], ['workers']), (['--workers','1000'], ['workers']),
-    (['--config','nowhere.yaml'], ['nowhere.yaml']), (['--config','.'], ['settings file']), (['--data','nowhere'], ['nowhere']),
-    (['--data',__file__], ['test_e2e.py','folder']), (['--category','nope'], ['nope']), (['--device','cudda'], ['device','cudda'])])
-def test_bad_option(args, says, part, tiny, tmp_path, cmd, monkeypatch):
+BAD_OPTIONS = { # an option of `aead train`, and words of the message
+    '--layout mvtek': ["layout","'mvtec'"], '--layout folder ': ["'folder'"],
+    '--layout zzz': ['mvtec','visa','btad','mtd','folder','csv','synthetic'], '--model cnn_aee': ["model","'cnn_ae'"],
+    '--recipe defualt': ["recipe","'default'"], '--split groupd': ["split","'grouped'"], '--fold 9': ['fold','0','4'],
+    '--fold -1': ['fold'], '--size 0': ['size'], '--size -5': ['size'], '--size 7': ['size','8'],
+    '--size 99999': ['size'], '--epochs 0': ['epochs'], '--epochs -3': ['epochs'], '--far 0': ['far','0','1'],
+    '--far 1': ['far'], '--far -0.1': ['far'], '--far nan': ['far'], '--seed -1': ['seed'],
+    '--workers -1': ['workers'], '--workers 1000': ['workers'], '--config nowhere.yaml': ['nowhere.yaml'],
+    '--config .': ['settings file'], '--data nowhere': ['nowhere'], '--data THIS_FILE': ['test_e2e.py','folder'],
+    '--category nope': ['nope'], '--device cudda': ['device','cudda'],
+}
+
+@pytest.mark.parametrize('option,says', BAD_OPTIONS.items(), ids=BAD_OPTIONS)
+def test_bad_option(option, says, part, tiny, tmp_path, cmd, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    args = option.replace('THIS_FILE', __file__).split(' ', 1)
     given = ['--data', part, '--config', tiny]
     if args[0] in given: given = [o for o in given if o!=args[0] and o!=given[given.index(args[0])+1]]
     refused(cmd('train', *given, *args, '--out', tmp_path/'run'), *says)
@@ -600,17 +609,25 @@ def test_no_such_gpu(name, part, tiny, run, tmp_path, cmd):
     refused(cmd(name, *args, '--device', 'cuda'), 'cuda', name=name)
     assert not (tmp_path/'new').exists() and not (tmp_path/'s.csv').exists() and tree(run)==before
 
-@pytest.mark.parametrize('text,says', [
-    ('trian: {epochs: 1}', ["'trian'","'train'"]), ('train: {epoch: 1}', ["'epoch'","'epochs'"]), ('train: {epochs: many}', ['train.epochs','many']),
-    ('train: 5', ['train','5']), ('train: {bs: 0}', ['bs']), ('train: {bs: 1.5}', ['bs']), ('train: {bs: -8}', ['bs']), ('train: {lr: .nan}', ['lr']), ('train: {lr: 0}', ['lr']), ('train: {lr: 12}', ['lr','10']),
-    ('train: {warmup: 1}', ['warmup']), ('train: {ema: 1}', ['ema']), ('data: {size: [8]}', ['size']), ('data: {size: [32, 32, 3]}', ['size']), ('data: {size: big}', ['size']),
-    ('data: {resize: squash}', ['squash','stretch']), ('data: {channels: 0}', ['channels']), ('data: {augment: {hflipp: 1}}', ["'hflipp'","'hflip'"]),
-    ('loss: {l1: 1, sim: 1}', ["'sim'","'ssim'"]), ('loss: {}', ['loss']), ('loss: {l1: -1}', ['loss']), ('loss: l1', ['loss','l1']),
-    ('detect: {maps: {ssmi: 1}}', ["'ssmi'",'ssim']), ('detect: {maps: {l1: 0}}', ['maps']), ('detect: {pool: medain}', ['medain','max']), ('detect: {top: 2}', ['top']),
-    ('detect: {far: 5}', ['far']), ('model: cnn_a', ["'cnn_a'","'cnn_ae'"]), ('model: 3', ['model','3']),
-    ('models: {cnn_ae: {nff: 8}}', ["'nff'","'nf'"]), ('models: {cnn_ae: {nf: 0}}', ['nf','0']), ('models: {cnn_ae: {depth: 9}}', ['depth']), ('models: {cnn_ae: {nf: wide}}', ['nf','wide']),
-    ('models: {cnn_aee: {nf: 8}}', ["'cnn_aee'","'cnn_ae'"]), ('models: {cnn_ae: {1: 2}}', ['1']), ('models: [1]', ['models']),
-    ('schema: 99', ['schema']), ('- a\n- b', ['table']), ('a: [1', ['YAML']), ('a: \x00', ['YAML']), ('train: {epochs: 2, epochs: 3', ['YAML'])])
+BAD_SETTINGS = { # text of a settings file, and words of the message
+    'trian: {epochs: 1}': ["'trian'","'train'"], 'train: {epoch: 1}': ["'epoch'","'epochs'"],
+    'train: {epochs: many}': ['train.epochs','many'], 'train: 5': ['train','5'], 'train: {bs: 0}': ['bs'],
+    'train: {bs: 1.5}': ['bs'], 'train: {bs: -8}': ['bs'], 'train: {lr: .nan}': ['lr'], 'train: {lr: 0}': ['lr'],
+    'train: {lr: 12}': ['lr','10'], 'train: {warmup: 1}': ['warmup'], 'train: {ema: 1}': ['ema'],
+    'data: {size: [8]}': ['size'], 'data: {size: [32, 32, 3]}': ['size'], 'data: {size: big}': ['size'],
+    'data: {resize: squash}': ['squash','stretch'], 'data: {channels: 0}': ['channels'],
+    'data: {augment: {hflipp: 1}}': ["'hflipp'","'hflip'"], 'loss: {l1: 1, sim: 1}': ["'sim'","'ssim'"],
+    'loss: {}': ['loss'], 'loss: {l1: -1}': ['loss'], 'loss: l1': ['loss','l1'],
+    'detect: {maps: {ssmi: 1}}': ["'ssmi'",'ssim'], 'detect: {maps: {l1: 0}}': ['maps'],
+    'detect: {pool: medain}': ['medain','max'], 'detect: {top: 2}': ['top'], 'detect: {far: 5}': ['far'],
+    'model: cnn_a': ["'cnn_a'","'cnn_ae'"], 'model: 3': ['model','3'], 'models: {cnn_ae: {nff: 8}}': ["'nff'","'nf'"],
+    'models: {cnn_ae: {nf: 0}}': ['nf','0'], 'models: {cnn_ae: {depth: 9}}': ['depth'],
+    'models: {cnn_ae: {nf: wide}}': ['nf','wide'], 'models: {cnn_aee: {nf: 8}}': ["'cnn_aee'","'cnn_ae'"],
+    'models: {cnn_ae: {1: 2}}': ['1'], 'models: [1]': ['models'], 'schema: 99': ['schema'], '- a\n- b': ['table'],
+    'a: [1': ['YAML'], 'a: \x00': ['YAML'], 'train: {epochs: 2, epochs: 3': ['YAML'],
+}
+
+@pytest.mark.parametrize('text,says', BAD_SETTINGS.items(), ids=BAD_SETTINGS)
 def test_bad_settings(text, says, part, tmp_path, cmd):
     (tmp_path/'bad.yaml').write_text(text)
     more = () if 'size' in text else ('--size', '32')           # an option would hide the file's
@@ -629,13 +646,19 @@ def test_python_in_yaml_is_not_run(part, run, tmp_path, cmd):
     refused(cmd('train', '--resume', '--out', run), 'config.yaml')
     assert not (tmp_path/'pwned').exists() and not (tmp_path/'new').exists() and not (tmp_path/'s.csv').exists()
 
-@pytest.mark.parametrize('name,args', [('train', ['--nonsense']), ('train', ['--epochs','ten']), ('evaluate', ['--rum','x']), ('score', ['extra']), ('demo', ['--size','3'])])
-def test_unknown_option(name, args, cmd):
+@pytest.mark.parametrize('line', ['train --nonsense', 'train --epochs ten', 'evaluate --rum x', 'score extra', 'demo --size 3'])
+def test_unknown_option(line, cmd):
+    name,*args = line.split()
     res = cmd(name, *args)
     assert res.status==2 and args[0] in res.err.splitlines()[-1] and 'Traceback' not in res.err
 
-@pytest.mark.parametrize('name,args,says', [('train', [], '--out'), ('train', ['--out','x'], '--data'), ('evaluate', [], '--run'),
-                                            ('score', ['--run','x'], '--input'), ('calibrate', [], '--run'), ('compare', [], '--runs'), ('export', ['--run','x'], '--out'), ('score', ['--run','x','--input','y'], '--out')])
+MISSING = [ # a command without a required option, and that option
+    ('train', [], '--out'), ('train', ['--out','x'], '--data'), ('evaluate', [], '--run'), ('calibrate', [], '--run'),
+    ('compare', [], '--runs'), ('score', ['--run','x'], '--input'), ('score', ['--run','x','--input','y'], '--out'),
+    ('export', ['--run','x'], '--out'),
+]
+
+@pytest.mark.parametrize('name,args,says', MISSING, ids=[f'{name} without {says}' for name,_,says in MISSING])
 def test_missing_option(name, args, says, cmd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(cmd(name, *args), says, name=name)
@@ -698,10 +721,22 @@ def test_bad_mask(how, tiny, run, tmp_path, cmd):
     refused(cmd('evaluate', '--run', run, '--data', d, '--out', tmp_path/'e'), f.name, name='evaluate')
     assert not (tmp_path/'e').exists() and tree(run)==before
 
-@pytest.mark.parametrize('text,says', [('', ['catalog.csv']), ('path\na.png\n', ["'label'"]), ('file,label\na.png,0\n', ["'path'"]), ('path,label\na.png,2\n', ['0','1','2']), ('path,label\n', ['catalog']),
-                                       ('path,label\na.png,0\na.png,0\n', ['twice']), ('path,label\ngone.png,0\n', ['gone.png']), ('path,label\n,0\n', []), ('path,label\na.png,0\nb.png,0,7,7\n', ['catalog.csv']),
-                                       ('path,label,mask\na.png,1,gone_mask.png\n', ['gone_mask.png']), (b'\xff\xfe\x00\x81,\x00', ['catalog.csv']),
-                                       ('path,label,split\na.png,0,trian\nb.png,0,test\n', ["trian"])])
+BAD_TABLES = { # text of a catalog, and words of the message
+    'empty': ('', ['catalog.csv']),
+    'no label': ('path\na.png\n', ["'label'"]),
+    'no path': ('file,label\na.png,0\n', ["'path'"]),
+    'label 2': ('path,label\na.png,2\n', ['0','1','2']),
+    'no rows': ('path,label\n', ['catalog']),
+    'a file twice': ('path,label\na.png,0\na.png,0\n', ['twice']),
+    'a file that has gone': ('path,label\ngone.png,0\n', ['gone.png']),
+    'a row without a file': ('path,label\n,0\n', []),
+    'a row that is too long': ('path,label\na.png,0\nb.png,0,7,7\n', ['catalog.csv']),
+    'a mask that has gone': ('path,label,mask\na.png,1,gone_mask.png\n', ['gone_mask.png']),
+    'no text': (b'\xff\xfe\x00\x81,\x00', ['catalog.csv']),
+    'unknown split': ('path,label,split\na.png,0,trian\nb.png,0,test\n', ['trian']),
+}
+
+@pytest.mark.parametrize('text,says', BAD_TABLES.values(), ids=BAD_TABLES)
 def test_malformed_table(text, says, tiny, tmp_path, cmd):
     for o in 'ab': save(tmp_path/'data'/f'{o}.png', picture(0))
     f = tmp_path/'data'/'catalog.csv'
@@ -747,14 +782,20 @@ def test_model_that_is_none(kind, run, part, tmp_path, cmd):
     refused(cmd('score', '--run', run, '--input', part, '--out', tmp_path/'s.csv'), 'model.safetensors', name='score')
     assert not (tmp_path/'pwned').exists() and not (tmp_path/'s.csv').exists() and tree(run)==before
 
-@pytest.mark.parametrize('text', ['', '{}', '[]', '{"scores": [1', '{"scores": ["a"], "groups": ["b"], "threshold": 1, "why": "", "heat_max": 1}', 'null',
-                                  '{"scores": [1.0], "groups": ["b"], "threshold": "high", "why": "", "heat_max": 1}'])
+BROKEN_CALIBRATION = {
+    'empty': '', 'no fields': '{}', 'a list': '[]', 'cut': '{"scores": [1', 'null': 'null',
+    'scores are words': '{"scores": ["a"], "groups": ["b"], "threshold": 1, "why": "", "heat_max": 1}',
+    'threshold is a word': '{"scores": [1.0], "groups": ["b"], "threshold": "high", "why": "", "heat_max": 1}',
+}
+
+@pytest.mark.parametrize('text', BROKEN_CALIBRATION.values(), ids=BROKEN_CALIBRATION)
 def test_broken_calibration(text, run, part, tmp_path, cmd):
     (run/'calibration.json').write_text(text)
     refused(cmd('score', '--run', run, '--input', part/'dent', '--out', tmp_path/'s.csv'), 'calibration.json', name='score')
     assert not (tmp_path/'s.csv').exists()
 
-@pytest.mark.parametrize('text', ['', 'a,b\n1,2\n', 'path,label,split\nx.png,maybe,test\n', b'\x00\xff\x81'])
+@pytest.mark.parametrize('text', ['', 'a,b\n1,2\n', 'path,label,split\nx.png,maybe,test\n', b'\x00\xff\x81'],
+                         ids=['empty','other columns','label is a word','no text'])
 def test_broken_catalog_of_a_run(text, run, cmd):
     (run/'catalog.csv').write_bytes(text if isinstance(text, bytes) else text.encode())
     before = tree(run)

@@ -139,8 +139,10 @@ def test_fits_arrays(kind):
     res = d.predict([picture(99), dent(99)[0]])
     assert res.score[1] > res.score[0]
 
-@pytest.mark.parametrize('bad,says', [(np.zeros((0,4)), 'h w'), (np.zeros(5), 'h w'), (np.full((8,8), 2.), '[0,1]'), (np.full((8,8), np.nan), 'finite'),
-                                      ([], 'no images'), ('nowhere.png', 'nowhere.png')])
+@pytest.mark.parametrize('bad,says', [(np.zeros((0,4)), 'h w'), (np.zeros(5), 'h w'), (np.full((8,8), 2.), '[0,1]'),
+                                      (np.full((8,8), np.nan), 'finite'), ([], 'no images'),
+                                      ('nowhere.png', 'nowhere.png')],
+                         ids=['no rows','one axis','above 1','not finite','empty list','no file'])
 def test_refuses(det, bad, says):
     with pytest.raises((ValueError, FileNotFoundError)) as e: det.predict(bad)
     assert says in str(e.value) and '\n' not in str(e.value)
@@ -194,7 +196,7 @@ def test_evaluating_again_gives_the_same_figures(run, tmp_path):
 
 # -- sizes
 
-@pytest.mark.parametrize('size,resize', [((33,47),'stretch'), ((24,40),'pad'), ((40,21),'crop'), (31,'pad')])
+@pytest.mark.parametrize('size,resize', [((33,47),'stretch'), ((24,40),'pad'), ((40,21),'crop'), (31,'pad')], ids=str)
 def test_odd_sizes(size, resize):
     shapes = [(40,48),(41,33),(17,90),(64,15)]
     xs = [picture(i, shapes[i%4]) for i in range(16)]
@@ -245,7 +247,8 @@ def test_same_seed_same_weights(part):
 
 # -- depth and channels
 
-@pytest.mark.parametrize('c,dtype,ext', [(1,np.uint16,'png'), (3,np.uint8,'png'), (3,np.uint16,'tif'), (5,np.uint16,'tif'), (5,np.uint8,'tif')])
+@pytest.mark.parametrize('c,dtype,ext', [(1,np.uint16,'png'), (3,np.uint8,'png'), (3,np.uint16,'tif'),
+                                         (5,np.uint16,'tif'), (5,np.uint8,'tif')])
 def test_run_on_other_depths_and_channels(tmp_path, c, dtype, ext):
     d = make_layout(tmp_path/'data', 'folder', c=c, dtype=dtype, ext=ext)
     m = train_run(tmp_path/'run', make_cfg(data=dict(layout='folder', path=str(d)), train=dict(epochs=2)), device='cpu')

@@ -1,5 +1,6 @@
 """What the package gives: names that come lazily, names that shadow nothing, one command, lines in pages that are true."""
 import builtins, json, re, shlex, subprocess, sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,26 @@ def test_names_are_handed_out_when_they_are_used():
     assert {'AnomalyDetector','load_detector','train_run','Dashboard'} <= set(dir(aead))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"): aead.Nothing # noqa: B018
 
-@pytest.mark.parametrize('blocked', [(), ('ipywidgets','anywidget')], ids=['with dashboard', 'without dashboard'])
-def test_all_replaces_no_name_of_the_standard_library(blocked):
+every_all = pytest.mark.parametrize('blocked', [(), ('ipywidgets','anywidget')], ids=['with dashboard', 'without dashboard'])
+
+@cache
+def names_of_all(blocked):
+    "What `from aead.all import *` brings, where some packages are not installed."
     off = ''.join(f'sys.modules[{o!r}] = None; ' for o in blocked)
-    names = set(json.loads(python(f"import sys, json; {off}d = {{}}; exec('from aead.all import *', d); print(json.dumps([n for n in d if n[:2]!='__']))")))
+    names = python(f"import sys, json; {off}d = {{}}; exec('from aead.all import *', d); print(json.dumps(list(d)))")
+    return {o for o in json.loads(names) if not o.startswith('__')}
+
+@every_all
+def test_all_replaces_nothing_of_python(blocked):
+    names = names_of_all(blocked)
     assert {'AnomalyDetector','make_config','train_run','cnn_ae','l1','Path'}-names=={'Path'}
-    assert names & (set(sys.stdlib_module_names) | set(dir(builtins))) == set()
+    assert sorted(names & (set(sys.stdlib_module_names) | set(dir(builtins))))==[]
+
+@every_all
+def test_all_holds_no_layout_or_split_by_its_bare_name(blocked):
+    from aead.data.catalog import layouts
+    from aead.data.splits import splits
+    assert names_of_all(blocked).isdisjoint({*layouts, *splits})
 
 @pytest.mark.parametrize('cmd', [['-m','aead'], ['-c','from aead.cli import main; main()']], ids=['module','function'])
 def test_python_m_aead_is_the_command(cmd):

@@ -67,7 +67,8 @@ def test_audit_reads_every_kind_of_image(tmp_path, rng, a, kw):
     df = pd.DataFrame(dict(path=paths, label=[0,0,0,0,1,0], mask='', group=paths, split=['train']*4+['test']*2))
     assert audit_catalog(df).empty and 0<=nearest_neighbour_auroc(df)<=1
 
-@pytest.mark.parametrize('null,says', [(None, 'fitted the model'), (.941, 'image AUROC of 0.94 here.')])
+@pytest.mark.parametrize('null,says', [(None, 'fitted the model'), (.941, 'image AUROC of 0.94 here.')],
+                         ids=['no baseline','with baseline'])
 def test_the_audit_in_words(parts, null, says):
     clean = audit_catalog(parts)
     assert describe_audit(clean, 8, null).endswith(says)

@@ -1,9 +1,12 @@
 """Augmentation: the size, type and range of what comes out, and the same draws whoever asks."""
 import hashlib, os, random, subprocess, sys
-import numpy as np, pytest
+
+import albumentations as A, numpy as np, pytest
+
 from aead.data.augmentation import get_train_augmentations, get_test_augmentations, augment, sample_seed
 from aead.data.preprocessing import resize_image, resize_modes
-import albumentations as A
+
+from ..helpers import by_size
 
 pytestmark = pytest.mark.filterwarnings('error')
 OFF = dict(hflip=0, vflip=0, rotate90=0, elastic=0, brightness=0, contrast=0, noise=0)
@@ -25,7 +28,7 @@ def test_the_six_transforms_are_there():
 
 @pytest.mark.parametrize('c', [1,3,5])
 @pytest.mark.parametrize('mode', resize_modes)
-@pytest.mark.parametrize('size', [(32,32),(24,40),(96,64)])
+@pytest.mark.parametrize('size', [(32,32),(24,40),(96,64)], ids=by_size)
 def test_what_comes_out(c, mode, size):
     mask = np.zeros((50,70), np.uint8)
     mask[20:30,10:40] = 1

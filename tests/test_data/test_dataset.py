@@ -7,7 +7,7 @@ from PIL import Image
 
 from aead.data.dataset import ImageDataset, check_images, read_batches
 from aead.data.preprocessing import read_image
-from .helpers import draw, draw_mask, same, table
+from .helpers import by_size, draw, draw_mask, same, table
 
 # --- items
 
@@ -25,7 +25,7 @@ def test_every_depth_and_number_of_channels(tmp_path, rng, c, dtype):
     assert not mask.any() and valid.all() and mask.shape==valid.shape==(16,24)
 
 @pytest.mark.parametrize('resize', ['stretch','pad','crop'])
-@pytest.mark.parametrize('hw', [(32,32),(24,40),(64,16)])
+@pytest.mark.parametrize('hw', [(32,32),(24,40),(64,16)], ids=by_size)
 @pytest.mark.parametrize('aug', [False,True])
 def test_sizes(tmp_path, resize, hw, aug):
     h,w = 20,50

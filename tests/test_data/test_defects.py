@@ -7,6 +7,8 @@ import cv2, numpy as np, pytest
 from aead.data.defects import add_defects, default_kinds, defect_makers, get_grain
 from aead.data.synthetic import textures
 
+from ..helpers import by_size
+
 pytestmark = pytest.mark.filterwarnings('error')
 KINDS = 'perlin paste blend curve scratch spot bite warp shade tint worn smear fill'.split()
 # How often, at least, a kind is plain enough on irregular texture.
@@ -34,7 +36,7 @@ def check(im, out, mask):
 def test_the_kinds_are_there(): assert list(defect_makers)==KINDS==list(default_kinds)
 
 @pytest.mark.parametrize('k', KINDS)
-@pytest.mark.parametrize('hw', [(32,32),(48,112),(112,48),(256,256)])
+@pytest.mark.parametrize('hw', [(32,32),(48,112),(112,48),(256,256)], ids=by_size)
 @pytest.mark.parametrize('c', [1,3,6])
 def test_guarantees(k, hw, c):
     for i in range(3 if hw[0]*hw[1]>20000 else 8):

@@ -39,7 +39,7 @@ def test_validation_is_not_varied(synth):
         want = [torch.stack(o) for o in zip(*(ds[i] for i in range(len(ds))))]
         assert same([torch.cat(o) for o in zip(*dls.valid)], want)
 
-@pytest.mark.parametrize('bs,sizes', [(3,[3,3,3]), (10,[10]), (64,[10])])
+@pytest.mark.parametrize('bs,sizes', [(3,[3,3,3]), (10,[10]), (64,[10])], ids=['several','exact','larger'])
 def test_batch_sizes(synth, bs, sizes):
     dls = get_dls(synth, 32, bs, workers=0, device='cpu')
     assert [len(b[0]) for b in dls.train]==sizes

@@ -14,6 +14,8 @@ from aead.losses import WeightedLoss
 from aead.models.base import BaseAutoencoder, Recon, model_registry
 from aead.models.zoo import create_autoencoder
 
+from ..helpers import by_size
+
 every_model = pytest.mark.parametrize('name', sorted(model_registry))
 
 def train(model, x, steps=20, lr=5e-3):
@@ -121,7 +123,7 @@ def test_channels_are_a_whole_number(name, bad, tiny_model):
 
 @every_model
 @pytest.mark.parametrize('b', [1,3])
-@pytest.mark.parametrize('hw', [(32,32),(48,64)])
+@pytest.mark.parametrize('hw', [(32,32),(48,64)], ids=by_size)
 @pytest.mark.parametrize('ni', [1,3,5])
 @pytest.mark.parametrize('mode', ['train','eval'])
 def test_keeps_shape(name, b, hw, ni, mode, tiny_model, pictures):

@@ -10,7 +10,7 @@ from aead.losses import err_maps
 from aead.models.resnet_ae import Decoder, ResBlock, feature_distance, resnet_ae
 from aead.models.zoo import create_autoencoder
 
-from ..helpers import fails
+from ..helpers import by_size, fails
 
 SMALL = dict(backbone='test_resnet', nf=8)
 
@@ -184,7 +184,7 @@ def test_feature_distance_by_hand(pictures):
     assert torch.allclose(feature_distance(f, g)[:1], feature_distance(f[:1], g[:1]))
 
 @pytest.mark.parametrize('ni,depth,scales', [(1,1,None), (3,3,None), (5,3,1), (1,4,4), (1,2,2)])
-@pytest.mark.parametrize('hw', [(64,64), (37,50)])
+@pytest.mark.parametrize('hw', [(64,64), (37,50)], ids=by_size)
 def test_feature_maps(ni, depth, scales, hw, features, pictures, weights, tmp_path):
     if ni!=1: save_file(timm.create_model('test_resnet').state_dict(), weights := tmp_path/'w.safetensors')
     m = features(ni=ni, depth=depth, scales=scales, weights=str(weights)).eval()

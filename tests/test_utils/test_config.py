@@ -1,12 +1,15 @@
 """Settings: round trips, errors at every level, nothing executed, files whole or absent; the registry's rules."""
 import os, stat
 from dataclasses import FrozenInstanceError, replace
+from math import inf, nan
 
 import numpy as np, pytest, yaml
 
 from aead.files import SCHEMA, atomic_write, load_yaml, save_yaml
 from aead.config import (
     Config, DataConfig, Registry, config_from_dict, config_to_dict, did_you_mean, list_recipes, load_recipe, make_config)
+
+from ..helpers import field_cases
 
 # --- round trips
 
@@ -52,36 +55,65 @@ def test_settings_are_frozen():
 
 # --- errors
 
-@pytest.mark.parametrize('d,word,near', [({'dta':{}}, 'dta', 'data'), ({'modle':'x'}, 'modle', 'model'), ({'data':{'sise':3}}, 'sise', 'size'), ({'train':{'epoch':3}}, 'epoch', 'epochs'),
-    ({'detect':{'sigmas':1.}}, 'sigmas', 'sigma'), ({'data':{'epochs':1}}, 'epochs', "section 'data'"), ({'epochs':1}, 'epochs', 'the settings'), ({1:2}, '1', 'the settings'), ({'train':{None:1}}, 'None', "section 'train'")])
+UNKNOWN = [
+    ({'dta':{}}, 'dta', 'data'), ({'modle':'x'}, 'modle', 'model'), ({'data':{'sise':3}}, 'sise', 'size'),
+    ({'train':{'epoch':3}}, 'epoch', 'epochs'), ({'detect':{'sigmas':1.}}, 'sigmas', 'sigma'),
+    ({'data':{'epochs':1}}, 'epochs', "section 'data'"), ({'epochs':1}, 'epochs', 'the settings'),
+    ({1:2}, '1', 'the settings'), ({'train':{None:1}}, 'None', "section 'train'"),
+]
+
+@pytest.mark.parametrize('d,word,near', UNKNOWN, ids=[str(d) for d,_,_ in UNKNOWN])
 def test_unknown_keys(d, word, near):
     with pytest.raises(KeyError) as e: config_from_dict(d)
     assert f"'{word}'" in str(e.value) and near in str(e.value)
 
-@pytest.mark.parametrize('s,k,v', [('data','size','128'), ('data','size',True), ('data','size',64.), ('data','size',{}), ('train','bs',[8]), ('data','path',3), ('data','fold',True), ('data','fold','1'), ('data','augment','yes'), ('data','augment',1),
-    ('data','category',1), ('data','workers',1.), ('train','epochs',3.), ('train','epochs',True), ('train','epochs',None), ('train','lr','1e-3'), ('train','lr',[1.]), ('train','lr',True), ('train','fast',1), ('train','seed','0'),
-    ('detect','far','5%'), ('detect','pool',1), ('detect','maps',['l1']), ('detect','maps','l1'), ('detect','sigma',{})])
-def test_wrong_types(s, k, v):
-    with pytest.raises(ValueError) as e: config_from_dict({s:{k:v}})
-    assert f'{s}.{k}' in str(e.value) and repr(v) in str(e.value)
+WRONG_TYPES = {
+    'data.size': ['128', True, 64., {}], 'train.bs': [[8]], 'data.path': [3], 'data.fold': [True, '1'],
+    'data.augment': ['yes', 1], 'data.category': [1], 'data.workers': [1.], 'train.epochs': [3., True, None],
+    'train.lr': ['1e-3', [1.], True], 'train.fast': [1], 'train.seed': ['0'], 'detect.far': ['5%'],
+    'detect.pool': [1], 'detect.maps': [['l1'], 'l1'], 'detect.sigma': [{}],
+}
 
-@pytest.mark.parametrize('s,k,v', [('data','size',7), ('data','size',[64]), ('data','size',[64,64,3]), ('data','size',[64,'64']), ('data','size',[True,64]), ('data','size',5000), ('data','fold',5), ('data','fold',-1), ('data','channels',0),
-    ('data','resize','squeeze'), ('data','workers',-1), ('train','epochs',0), ('train','bs',0), ('train','lr',0), ('train','lr',-1.), ('train','lr',float('nan')), ('train','lr',float('inf')), ('train','warmup',0), ('train','warmup',1.), ('train','wd',-1),
-    ('train','wd',float('nan')), ('train','clip',-1), ('train','ema',1), ('train','ema',-.1), ('train','seed',-1), ('train','seed',2**31), ('detect','far',0), ('detect','far',1), ('detect','far',float('nan')), ('detect','top',0), ('detect','top',1.1),
-    ('detect','sigma',-1), ('detect','sigma',float('nan')), ('detect','pool','median'), ('detect','maps',{}), ('detect','maps',{'l1':0}), ('detect','maps',{'l1':'1'}), ('detect','maps',{'l1':True}), ('detect','maps',{'l1':float('nan')}),
-    ('detect','maps',{'l1':float('inf')}), ('train','wd',float('inf'))])
-def test_values_out_of_range(s, k, v):
-    with pytest.raises(ValueError, match=rf'{s}\.{k}'): config_from_dict({s:{k:v}})
+@pytest.mark.parametrize('section,field,value', field_cases(WRONG_TYPES))
+def test_wrong_types(section, field, value):
+    with pytest.raises(ValueError) as e: config_from_dict({section: {field: value}})
+    assert f'{section}.{field}' in str(e.value) and repr(value) in str(e.value)
 
-@pytest.mark.parametrize('d,what', [({'data':None}, "section 'data'"), ({'train':3}, "section 'train'"), ({'detect':['l1']}, "section 'detect'"), ({'loss':{}}, 'loss'), ({'loss':{'l1':-1}}, 'loss'), ({'loss':'l1'}, 'loss'),
-    ({'model':3}, 'model'), ({'models':{'cnn_ae':3}}, 'models'), ({'models':[]}, 'models'), ([], 'the settings'), ({'schema':99}, 'schema'), ({'schema':None}, 'schema')])
+OUT_OF_RANGE = {
+    'data.size': [7, [64], [64,64,3], [64,'64'], [True,64], 5000], 'data.fold': [5, -1], 'data.channels': [0],
+    'data.resize': ['squeeze'], 'data.workers': [-1], 'train.epochs': [0], 'train.bs': [0],
+    'train.lr': [0, -1., nan, inf], 'train.warmup': [0, 1.], 'train.wd': [-1, nan, inf], 'train.clip': [-1],
+    'train.ema': [1, -.1], 'train.seed': [-1, 2**31], 'detect.far': [0, 1, nan], 'detect.top': [0, 1.1],
+    'detect.sigma': [-1, nan], 'detect.pool': ['median'],
+    'detect.maps': [{}, {'l1':0}, {'l1':'1'}, {'l1':True}, {'l1':nan}, {'l1':inf}],
+}
+
+@pytest.mark.parametrize('section,field,value', field_cases(OUT_OF_RANGE))
+def test_values_out_of_range(section, field, value):
+    with pytest.raises(ValueError, match=rf'{section}\.{field}'): config_from_dict({section: {field: value}})
+
+WRONG_SECTIONS = [
+    ({'data':None}, "section 'data'"), ({'train':3}, "section 'train'"), ({'detect':['l1']}, "section 'detect'"),
+    ({'loss':{}}, 'loss'), ({'loss':{'l1':-1}}, 'loss'), ({'loss':'l1'}, 'loss'), ({'model':3}, 'model'),
+    ({'models':{'cnn_ae':3}}, 'models'), ({'models':[]}, 'models'), ([], 'the settings'), ({'schema':99}, 'schema'),
+    ({'schema':None}, 'schema'),
+]
+
+@pytest.mark.parametrize('d,what', WRONG_SECTIONS, ids=[str(d) for d,_ in WRONG_SECTIONS])
 def test_wrong_sections(d, what):
     with pytest.raises(ValueError, match=what): config_from_dict(d)
 
 # --- YAML
 
-@pytest.mark.parametrize('text', ['!!python/object/apply:os.system ["touch {}"]', 'model: !!python/object/apply:subprocess.check_output [["touch", "{}"]]', 'model: !!python/name:os.system', 'data: !!python/object/new:pathlib.Path ["{}"]',
-                                  '!!python/object/apply:builtins.open ["{}", "w"]'])
+CODE = {
+    'command': '!!python/object/apply:os.system ["touch {}"]',
+    'process': 'model: !!python/object/apply:subprocess.check_output [["touch", "{}"]]',
+    'name': 'model: !!python/name:os.system',
+    'object': 'data: !!python/object/new:pathlib.Path ["{}"]',
+    'file': '!!python/object/apply:builtins.open ["{}", "w"]',
+}
+
+@pytest.mark.parametrize('text', CODE.values(), ids=CODE)
 def test_yaml_runs_no_code(text, tmp_path):
     f = tmp_path/'c.yaml'
     f.write_text(text.replace('{}', str(tmp_path/'bad')))
@@ -89,7 +121,13 @@ def test_yaml_runs_no_code(text, tmp_path):
         with pytest.raises(ValueError, match='c.yaml is not plain YAML'): read(f)
     assert not (tmp_path/'bad').exists()
 
-@pytest.mark.parametrize('raw,what', [(b'a: [1, 2', 'not plain YAML'), (b'\xff\xfe\x00bad', 'not plain YAML'), (b'- 1\n- 2', 'got list'), (b'hello', 'got str'), (b'3', 'got int'), (b'a: 1\n b: 2', 'not plain YAML'), (b'\tx: 1', 'not plain YAML')])
+DAMAGED = {
+    'cut': (b'a: [1, 2', 'not plain YAML'), 'no text': (b'\xff\xfe\x00bad', 'not plain YAML'),
+    'a list': (b'- 1\n- 2', 'got list'), 'a word': (b'hello', 'got str'), 'a number': (b'3', 'got int'),
+    'wrong indent': (b'a: 1\n b: 2', 'not plain YAML'), 'a tab': (b'\tx: 1', 'not plain YAML'),
+}
+
+@pytest.mark.parametrize('raw,what', DAMAGED.values(), ids=DAMAGED)
 def test_damaged_yaml(raw, what, tmp_path):
     (tmp_path/'c.yaml').write_bytes(raw)
     with pytest.raises(ValueError, match=what) as e: load_yaml(tmp_path/'c.yaml')

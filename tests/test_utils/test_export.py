@@ -18,8 +18,14 @@ from aead.export import DetectionGraph, export_run, max_difference, load_exporte
 
 FEW = {**TINY, 'diffusion_ae': {**TINY['diffusion_ae'], 'draws': 1}}
 
-@pytest.mark.parametrize('name,extra', [('cnn_ae', dict(head={'nf':8, 'depth':2, 'memory':20}, defects=.5, maps={'head':1., 'memory':1.}, flips=True)), ('resnet_ae', dict(maps={'ssim':1., 'l1':.5}, size=(32,64), resize='pad')),
-                                        ('vit_ae', dict(maps={'msgms':1.})), ('diffusion_ae', {})])
+FAMILIES = { # settings beside the defaults
+    'cnn_ae': dict(head={'nf':8, 'depth':2, 'memory':20}, defects=.5, maps={'head':1., 'memory':1.}, flips=True),
+    'resnet_ae': dict(maps={'ssim':1., 'l1':.5}, size=(32,64), resize='pad'),
+    'vit_ae': dict(maps={'msgms':1.}),
+    'diffusion_ae': {},
+}
+
+@pytest.mark.parametrize('name,extra', FAMILIES.items(), ids=FAMILIES)
 def test_every_family(name, extra, synth, tmp_path):
     torch.set_num_threads(2)
     data,detect = ({k: extra[k] for k in keys if k in extra} for keys in (('size','resize','defects'), ('maps','flips')))
