@@ -646,7 +646,8 @@ def test_python_in_yaml_is_not_run(part, run, tmp_path, cmd):
     refused(cmd('train', '--resume', '--out', run), 'config.yaml')
     assert not (tmp_path/'pwned').exists() and not (tmp_path/'new').exists() and not (tmp_path/'s.csv').exists()
 
-@pytest.mark.parametrize('line', ['train --nonsense', 'train --epochs ten', 'evaluate --rum x', 'score extra', 'demo --size 3'])
+@pytest.mark.parametrize('line', ['train --nonsense', 'train --epochs ten', 'evaluate --rum x', 'score extra',
+                                  'demo --size 3'])
 def test_unknown_option(line, cmd):
     name,*args = line.split()
     res = cmd(name, *args)

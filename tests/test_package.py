@@ -22,7 +22,8 @@ def test_names_are_handed_out_when_they_are_used():
     assert {'AnomalyDetector','load_detector','train_run','Dashboard'} <= set(dir(aead))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"): aead.Nothing # noqa: B018
 
-every_all = pytest.mark.parametrize('blocked', [(), ('ipywidgets','anywidget')], ids=['with dashboard', 'without dashboard'])
+every_all = pytest.mark.parametrize('blocked', [(), ('ipywidgets','anywidget')],
+                                    ids=['with dashboard','without dashboard'])
 
 @cache
 def names_of_all(blocked):

@@ -6,8 +6,6 @@ import albumentations as A, numpy as np, pytest
 from aead.data.augmentation import get_train_augmentations, get_test_augmentations, augment, sample_seed
 from aead.data.preprocessing import resize_image, resize_modes
 
-from ..helpers import by_size
-
 pytestmark = pytest.mark.filterwarnings('error')
 OFF = dict(hflip=0, vflip=0, rotate90=0, elastic=0, brightness=0, contrast=0, noise=0)
 
@@ -28,7 +26,7 @@ def test_the_six_transforms_are_there():
 
 @pytest.mark.parametrize('c', [1,3,5])
 @pytest.mark.parametrize('mode', resize_modes)
-@pytest.mark.parametrize('size', [(32,32),(24,40),(96,64)], ids=by_size)
+@pytest.mark.parametrize('size', [(32,32),(24,40),(96,64)], ids=str)
 def test_what_comes_out(c, mode, size):
     mask = np.zeros((50,70), np.uint8)
     mask[20:30,10:40] = 1
