@@ -7,6 +7,7 @@ __all__ = ['max_difference', 'DetectionGraph', 'export_run', 'ExportedDetector',
 
 # %% ../nbs/97_export.ipynb #9dccc572
 import hashlib, json, logging, warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -49,10 +50,11 @@ _outputs = ['score','amap','p_value','defect']
 
 def _need():
     "The package onnxruntime, or one line about which package is missing."
-    try: import onnx, onnxruntime, onnxscript
-    except ImportError as e:
-        raise ValueError(f"an export needs the package {e.name}; install all that it needs, from a clone of the "
-                         "repository, with: pip install '.[export]'") from None
+    for o in ('onnx','onnxruntime','onnxscript'):
+        if find_spec(o) is None:
+            raise ValueError(f"an export needs the package {o}; install all that it needs, from a clone of the "
+                             "repository, with: pip install '.[export]'")
+    import onnxruntime
     return onnxruntime
 
 # %% ../nbs/97_export.ipynb #a99ef09b
