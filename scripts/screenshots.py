@@ -21,7 +21,9 @@ def shoot(page, url, path, height, ready=None):
 
 def serve(run, folder):
     "A server of a page with the dashboard; its process and address."
-    cells = [v4.new_code_cell(f"from aead import Dashboard\nd = Dashboard({str(run)!r})\nd.open('Explorer')\nd")]
+    code = ['from aead import Dashboard', f'd = Dashboard({str(run)!r})', "d.open('Explorer')",
+            'd.state.image = int(next(iter(d.views.values())).table.score.idxmax())', 'd']
+    cells = [v4.new_code_cell('\n'.join(code))]
     kernel = {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}
     (folder/'dashboard.ipynb').write_text(nbformat_text(v4.new_notebook(cells=cells, metadata={'kernelspec': kernel})))
     with socket.socket() as s:
@@ -52,7 +54,7 @@ def main(run='runs/demo'):
         server,url = serve(run, Path(folder))
         try:
             wait(url)
-            shoot(page, url, images/'dashboard.jpg', 900, '.aead-explorer img')
+            shoot(page, url, images/'dashboard.jpg', 740, '.aead-explorer img')
         finally: server.terminate()
         browser.close()
 
