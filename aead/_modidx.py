@@ -862,6 +862,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.detect.load_detector': ('detect.html#load_detector', 'aead/detect.py'),
                              'aead.detect.load_resolved': ('detect.html#load_resolved', 'aead/detect.py'),
                              'aead.detect.resolve': ('detect.html#resolve', 'aead/detect.py'),
+                             'aead.detect.split_readable': ('detect.html#split_readable', 'aead/detect.py'),
                              'aead.detect.train_detector': ('detect.html#train_detector', 'aead/detect.py'),
                              'aead.detect.validate': ('detect.html#validate', 'aead/detect.py')},
             'aead.detector': { 'aead.detector.AnomalyDetector': ('detector.html#anomalydetector', 'aead/detector.py'),

@@ -131,12 +131,16 @@ def parse(
     argv:list # arguments
 )->dict: # values by option
     "The options in `argv`; an unknown one ends with a hint."
+    required = [a for a in parser._actions if a.required]
+    for a in required: a.required = False                        # what is unknown is said before what is missing
     args,rest = parser.parse_known_args(argv)
+    lacks = [a.option_strings[0] for a in required if getattr(args, a.dest) is None]
     if rest:
         known = [s for a in parser._actions for s in a.option_strings if s.startswith('--')]
         hint = did_you_mean(rest[0], known).split(' There is:')[0]
         if rest[0].startswith('-'): parser.error(f"unknown option {rest[0]}.{hint}")
         parser.error(f"'{rest[0]}' belongs to no option")
+    if lacks: parser.error(f"required: {', '.join(lacks)}")
     return vars(args)
 
 # %% ../nbs/98_cli.ipynb #31440cb1

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batch', 'as_table', 'get_device', 'Limits', 'build_graph', 'Detector', 'load_resolved', 'load_detector', 'validate',
-           'resolve', 'fit_detector', 'train_detector']
+           'resolve', 'split_readable', 'fit_detector', 'train_detector']
 
 # %% ../nbs/52_detect.ipynb #1642f14d
 import json
@@ -356,13 +356,26 @@ def resolve(
     is_open = None in (cfg.data.size, cfg.train.bs)
     return resolve_config(cfg, channels, *([typical_side(df, read)] if is_open else []))
 
+# %% ../nbs/52_detect.ipynb #80c071cc
+def split_readable(
+    df:pd.DataFrame, # catalog
+    split, # a name in `splits`, a function, or `auto`
+    fold:int, # which fold is the test, 0 to 4
+    read=read_image # `(path, channels) -> h w c`
+)->pd.DataFrame: # catalog with `split` set
+    "Splits a catalog; where that fails, files that cannot be read are named first, since they may be the reason."
+    try: return split_catalog(df, split, fold)
+    except ValueError:
+        check_images(df, None, read)
+        raise
+
 # %% ../nbs/52_detect.ipynb #6a73a049
 def _training_table(cfg, data):
     "A catalog that is split, from a folder, a catalog or images, and the function that reads it."
     d = cfg.data
     if isinstance(data, (str,Path)): df,read = load_catalog(data, d.layout, d.category),read_image
     else: df,read = as_table(data)
-    if not {'train','val','cal'} <= set(df.split): df = split_catalog(df, d.split, d.fold)
+    if not {'train','val','cal'} <= set(df.split): df = split_readable(df, d.split, d.fold, read)
     return df, read
 
 # %% ../nbs/52_detect.ipynb #bd5f92c4

@@ -338,7 +338,7 @@ def _reconstruct_masked(self:ViTAutoencoder, x):
     x = self._pad(x)
     n = x.shape[-2]*x.shape[-1]//self.stride**2
     m = min(n-1, max(1, n-round(n*self.settings['mask_ratio'])))
-    order = torch.rand(len(x), n).argsort(1)                        # drawn on the CPU, whose generator a checkpoint keeps
+    order = torch.rand(len(x), n).argsort(1)                # drawn on the CPU, whose generator a checkpoint keeps
     visible = order[:,:m].to(x.device)
     return self.decode(self.encode_visible(x, visible))[...,:h,:w]
 

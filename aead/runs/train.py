@@ -15,8 +15,8 @@ from ..config import Config, config_to_dict, find_difference, make_config
 from ..data.catalog import save_catalog
 from ..data.preprocessing import read_image
 from ..data.dataset import check_images
-from ..data.splits import resolve_split, split_catalog
-from ..detect import get_device, resolve, train_detector, validate
+from ..data.splits import resolve_split
+from ..detect import get_device, resolve, split_readable, train_detector, validate
 from .folder import data_root, load_data, RunFolder
 from .score import evaluate_run, log
 
@@ -63,9 +63,9 @@ def _summary(df, cfg):
 # %% ../../nbs/86_runs.train.ipynb #17cc5753
 def _load_split(cfg, out):
     "Readable images with their split, resolved settings, and the number of unreadable images."
-    df,channels,bad = check_images(load_data(cfg, out), cfg.data.channels)
+    df = load_data(cfg, out)
     split = resolve_split(df, cfg.data.split)
-    df = split_catalog(df, split, cfg.data.fold)
+    df,channels,bad = check_images(split_readable(df, split, cfg.data.fold), cfg.data.channels)
     _check_whole(df)
     settled = resolve(cfg, df, channels)
     return df, replace(settled, data=replace(settled.data, split=split)), len(bad)
