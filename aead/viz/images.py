@@ -116,6 +116,7 @@ def _grid(rows, widths, size):
     for ax in axs.flat: ax.set_axis_off()
     return fig,axs
 
+# %% ../../nbs/70_viz.images.ipynb #8e01f618
 def _name_columns(axs, names):
     for ax,o in zip(axs[0], names): ax.set_title(o, fontsize=9)
 
@@ -133,6 +134,7 @@ def _batch(a, name):
     if a.ndim!=4: raise ValueError(f'{name} must be `b c h w`, got {a.shape}')
     return rearrange(a, 'b c h w -> b h w c')
 
+# %% ../../nbs/70_viz.images.ipynb #e73fdb2a
 def _planes(a, name, shape):
     "Maps `b h w` or `b 1 h w` as `b h w`, which must be `shape`."
     a = _numpy(a)
@@ -140,6 +142,7 @@ def _planes(a, name, shape):
     if a.shape!=shape: raise ValueError(f'{name} must be `b h w` = {shape}, got {a.shape}')
     return a
 
+# %% ../../nbs/70_viz.images.ipynb #f2aa5dc4
 def _check_pair(originals, reconstructions):
     "Both as `b h w c`, of one shape."
     x,xr = _batch(originals, 'originals'),_batch(reconstructions, 'reconstructions')
@@ -197,6 +200,7 @@ def _near_threshold(s, d):
     sides = [o for o in (s[d==1][-1:], s[d==0][:1]) if len(o)]
     return np.argsort(abs(s-np.mean(sides)), kind='stable') if sides else []
 
+# %% ../../nbs/70_viz.images.ipynb #90d63af9
 def _orders(r):
     "Positions in `r`, which is sorted by falling score, in the order in which each kind of example is picked."
     bad,d = (r.label==1).to_numpy(),get_decisions(r).to_numpy()
@@ -248,6 +252,7 @@ def _short(s, n=24):
     s = ' '.join(''.join(c if c.isprintable() else ' ' for c in str(s)).split())
     return (s if len(s)<=n else s[:n-1]+'…').replace('$', r'\$')
 
+# %% ../../nbs/70_viz.images.ipynb #c661c09d
 def _show(ax, rgb, what, mask=None):
     "A picture `h w 3` with the outline of the true defect, or, where it is None, a line that names what is missing."
     if rgb is None:
@@ -279,6 +284,7 @@ def _try(read, *args):
     try: return read(*args)
     except (OSError, ValueError): return None
 
+# %% ../../nbs/70_viz.images.ipynb #f981334c
 def _saved_map(file, shape, resize): return restore_map(np.load(file, allow_pickle=False), shape, resize)
 
 def get_example(
@@ -337,6 +343,7 @@ def _draw_kind(sub, kind, examples, rows, vmax):
         _show(bx, o['anomaly map'], 'anomaly map')
         ax.set_title(f'{_short(e["defect"], 14)}, {e["score"]:.3g}', fontsize=7, loc='left', pad=2)
 
+# %% ../../nbs/70_viz.images.ipynb #1cc8f4a5
 def _side_bar(sub, vmax):
     "The colour bar on a narrow subfigure."
     scale = plt.cm.ScalarMappable(plt.Normalize(0, vmax), heat_colors)
