@@ -1,5 +1,5 @@
 """The data set: every depth and size, augmentation and defects that depend on image, epoch and seed only, bad files."""
-import threading, time
+import pickle, threading, time
 from pathlib import Path
 
 import cv2, numpy as np, pandas as pd, pytest, tifffile, torch
@@ -225,3 +225,11 @@ def test_rows_out_of_use(synth):
     ds,part = ImageDataset(df, 32),ImageDataset(df, 32)
     part.use = [3,1]
     assert len(part)==2 and torch.equal(part[0][0], ds[3][0]) and torch.equal(part[3][0], ds[1][0])
+
+def test_pickles_for_workers_that_are_spawned(tmp_path):
+    "Windows and macOS start loader processes afresh, so a data set must pickle, and give the same items there."
+    draw(tmp_path/'a.png', 0)
+    df = table([tmp_path/'a.png'])
+    ds = ImageDataset(df, 32, augment=True, defects=1.)
+    again = pickle.loads(pickle.dumps(ds))
+    for a,b in zip(ds[0], again[0]): assert torch.equal(a, b)
