@@ -155,13 +155,11 @@ def see(self:RunView,
 
 @patch
 def _pass(self:RunView, i):
-    import torch
+    from aead.models.base import one_image                   # PyTorch is imported when a model is needed
     det = self.detector
     model = det.graph.model
-    x = det.dataset(self.images.iloc[[i]], read_image)[0][0]
-    with torch.no_grad():
-        x = model.prepare(x[None].to(det.device))
-        out = Seen(x, *model.reconstruct(x, det.graph.noise))
+    image = det.dataset(self.images.iloc[[i]], read_image)[0][0]
+    with one_image(model, image) as x: out = Seen(x, *model.reconstruct(x, det.graph.noise))
     self._own_maps = tuple(out.maps)
     return out
 

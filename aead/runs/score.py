@@ -18,7 +18,7 @@ from ..data.catalog import list_images, load_catalog, save_catalog
 from ..data.preprocessing import read_image, restore_map
 from ..data.dataset import check_images
 from ..data.audit import audit_catalog, describe_audit, nearest_neighbour_auroc
-from ..calibration import benjamini_hochberg
+from ..calibration import benjamini_hochberg, get_answers
 from ..detect import Detector, load_detector
 from ..evaluate import evaluate_catalog, get_metrics, have_pixels
 from ..viz.images import overlay, pick_examples
@@ -198,7 +198,7 @@ def _flag_batch(t, ok, fdr, calibration):
                          f"false-discovery rate of {fdr:g}; calibrate on at least {int(np.ceil(1/fdr-1-1e-9))} groups")
     flagged = np.zeros(len(t), int)
     flagged[ok] = benjamini_hochberg(t.p_value[ok], fdr)
-    return t.assign(decision=pd.array(flagged, dtype='Int64'), answer=np.where(flagged, 'reject', 'accept'))
+    return t.assign(decision=pd.array(flagged, dtype='Int64'), answer=get_answers(flagged))
 
 # %% ../../nbs/85_runs.score.ipynb #c5660c63
 def _warn_scores(det, errors, n, fdr):

@@ -8,36 +8,19 @@ __all__ = ['get_residuals', 'fig_residuals', 'plot_residuals', 'get_denoising', 
 
 # %% ../../nbs/72_viz.explain.ipynb #c59eae7c
 import re
-from contextlib import contextmanager
 
 import matplotlib.pyplot as plt, numpy as np, torch
 from einops import rearrange, repeat
 
 from ..models.diffusion import DiffusionSampler
+from ..models.base import as_batch, one_image
 from ..models.head import get_body
 from ..losses import enlarge, gradient_error, image_pyramid
 from .images import (_Figure, _grid, _heat_bar, _name_columns, _numpy, contour_color, draw_contour, heat_colors,
                              heat_limit, overlay, to_rgb)
 
-# %% ../../nbs/72_viz.explain.ipynb #6c66420d
-@contextmanager
-def _evaluation(model):
-    "Evaluation mode without gradients; the model is left as it was. Gives the model's device."
-    was,device = model.training,next((p.device for p in model.parameters()), 'cpu')
-    model.eval()
-    try:
-        with torch.no_grad(): yield device
-    finally: model.train(was)
-
 # %% ../../nbs/72_viz.explain.ipynb #4403abc5
 def _name_of(model): return getattr(model, 'name', type(model).__name__)
-
-def _check_image(image):
-    "The image as a batch of one, `1 c h w`."
-    x = torch.as_tensor(image)
-    b = x[None] if x.ndim==3 else x
-    if b.ndim!=4 or len(b)!=1: raise ValueError(f'the image must be `c h w`, got a tensor of shape {tuple(x.shape)}')
-    return b
 
 def _channels_last(x):
     "A batch of one image as an array `h w c`."
@@ -66,9 +49,7 @@ def get_residuals(
     "The errors of a reconstruction, scale by scale."
     if type(scales) is not int or scales<1:
         raise ValueError(f'scales must be a whole number of at least 1, got {scales!r}')
-    x = _check_image(image)
-    with _evaluation(model) as device:
-        x = model.prepare(x.float().to(device))
+    with one_image(model, image) as x:
         xr,own = model.reconstruct(x)
         maps = {'gradients': _gradients(x, xr, scales, c), **_numbered(own)}
     return {'image': _channels_last(x), 'xr': _channels_last(xr), 'maps': maps}
@@ -165,15 +146,14 @@ def get_denoising(
 )->dict: # `t`, step numbers, falling to 0; `xt`, `x0`, lists of noisy images and estimates, `h w c`; `image`, `h w c`
     "The path of a diffusion model from noise to an image."
     model = get_body(model)
-    at,x,walk = _start_step(model, start),_check_image(image),[]
+    at,walk = _start_step(model, start),[]
     def denoise(xt, t):
         x0 = model.denoise(xt, t)
         walk.append((int(t[0]), xt, x0))
         return x0
-    with _evaluation(model) as device:
-        x = model.prepare(x.float().to(device))
+    with one_image(model, image) as x:
         noise = model.draw_noise(x.shape[1:])[:1].to(x)
-        begin = model.schedule.q_sample(2*x-1, torch.full((1,), at, device=device), noise)
+        begin = model.schedule.q_sample(2*x-1, torch.full((1,), at, device=x.device), noise)
         end = DiffusionSampler(denoise, model.schedule).ddim(begin, model.steps if steps is None else steps, start=at)
     t,xt,x0 = zip(*walk, (0, end, end))
     return {'t': list(t), 'xt': [*map(_picture, xt)], 'x0': [*map(_picture, x0)], 'image': _channels_last(x)}
@@ -235,12 +215,11 @@ def _attention(model, image, at):
     model = get_body(model)
     if not hasattr(model, 'attention_maps'):
         raise ValueError(f'{_name_of(model)} has no attention to show; vit_ae has')
-    im = _check_image(image)
+    im = as_batch(image)
     h,w = im.shape[-2:]
     if at is not None and not (0<=at[0]<h and 0<=at[1]<w):
         raise ValueError(f'at must be (row, column) within {h}×{w}, got {at}')
-    with _evaluation(model) as device:
-        x = model.prepare(im.float().to(device))
+    with one_image(model, im) as x:
         maps,roll = model.attention_maps(x)[0],model.attention_rollout(x, at)[0]
     return _channels_last(im), _numpy(roll), _patch_maps(maps, at, model.stride, (h,w))
 

@@ -1,7 +1,7 @@
 """A folder in each layout, made once."""
 import pytest
 
-from .helpers import generators
+from ..helpers import generators
 
 @pytest.fixture(scope='session')
 def made(tmp_path_factory):

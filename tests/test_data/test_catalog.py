@@ -7,7 +7,7 @@ from aead.files import SCHEMA
 from aead.data.catalog import check_catalog, columns, layouts, list_images, load_catalog, read_catalog, save_catalog
 from aead.data.preprocessing import read_image, read_mask
 from aead.data.splits import split_catalog
-from .helpers import draw, generators, whole
+from ..helpers import draw, generators, whole
 
 every_layout = pytest.mark.parametrize('layout', sorted(layouts))
 

@@ -8,7 +8,7 @@ from PIL import Image
 from aead.data.dataset import ImageDataset, check_images, read_batches
 from aead.data.preprocessing import read_image
 from ..helpers import by_size
-from .helpers import draw, draw_mask, same, table
+from ..helpers import draw, draw_mask, same, table
 
 # --- items
 

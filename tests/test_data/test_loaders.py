@@ -5,7 +5,7 @@ import pytest, torch
 
 from aead.data.dataset import ImageDataset
 from aead.data.loaders import get_dls
-from .helpers import same
+from ..helpers import same
 
 # --- loaders
 

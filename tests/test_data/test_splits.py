@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest
 
 from aead.data.catalog import layouts, load_catalog
 from aead.data.splits import group_fold, hold_out, split_catalog, splits
-from .helpers import whole
+from ..helpers import whole
 
 def random_catalog(seed, n=150):
     rng = np.random.default_rng(seed)
