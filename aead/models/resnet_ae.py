@@ -279,8 +279,8 @@ def training_pass(self:ResNetAutoencoder,
     if not self.frozen: return BaseAutoencoder.training_pass(self, corrupted, clean, loss)
     x,y = self.prepare(corrupted),self.prepare(clean)
     h,w = self._check(x)
-    f = self.features(self._pad(y))
-    seen = f if torch.equal(x, y) else self.features(self._pad(x))
+    f = self.features(self.pad(y))
+    seen = f if torch.equal(x, y) else self.features(self.pad(x))
     fr,xr = self._decode_features(self._encode_features(seen))
     xr = xr[..., :h, :w]
     with torch.autocast(x.device.type, enabled=False):
@@ -296,7 +296,7 @@ def reconstruct(self:ResNetAutoencoder,
     "Reconstructs images, and maps the distance of features from their reconstruction, `b h w` at the images' size."
     if not self.frozen: return Recon(self(x), {})
     h,w = self._check(x)
-    padded = self._pad(x)
+    padded = self.pad(x)
     f = self.features(padded)
     fr,xr = self._decode_features(self._encode_features(f))
     ds = [feature_distance(*o)[:,None] for o in zip(f, fr)]

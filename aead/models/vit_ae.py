@@ -325,7 +325,7 @@ def reconstruct(self:ViTAutoencoder,
 )->Recon: # reconstruction of each patch from the others; no maps
     "Reconstructs each patch from the others, in `passes` passes."
     h,w = self._check(x)
-    x,s,p = self._pad(x),self.settings,self.stride
+    x,s,p = self.pad(x),self.settings,self.stride
     visible,weight = plan_passes(x.shape[-2]//p, x.shape[-1]//p, s['passes'], s['mask_ratio'], p)
     xr = sum(o*self.decode(self.encode_visible(x, v.to(x.device))) for v,o in zip(visible, weight.to(x.device)))
     return Recon(xr[...,:h,:w], {})
@@ -335,7 +335,7 @@ def reconstruct(self:ViTAutoencoder,
 def _reconstruct_masked(self:ViTAutoencoder, x):
     "One pass over images with random patches masked, the same number in each."
     h,w = self._check(x)
-    x = self._pad(x)
+    x = self.pad(x)
     n = x.shape[-2]*x.shape[-1]//self.stride**2
     m = min(n-1, max(1, n-round(n*self.settings['mask_ratio'])))
     order = torch.rand(len(x), n).argsort(1)                # drawn on the CPU, whose generator a checkpoint keeps
@@ -361,7 +361,7 @@ def attention_maps(self:ViTAutoencoder,
 )->Tensor: # `b layers heads n n`, `n` patches row by row; from each query to all keys, rows sum to 1
     "The encoder's attention weights, of every layer and head."
     self._check(x)
-    return self.encoder.attention_maps(self.embed(self._pad(x)))
+    return self.encoder.attention_maps(self.embed(self.pad(x)))
 
 # %% ../../nbs/26_models.vit_ae.ipynb #d33a91f5
 @patch

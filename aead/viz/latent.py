@@ -9,9 +9,10 @@ __all__ = ['get_latent', 'project_latent', 'fig_latent', 'plot_latent']
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from einops import rearrange, reduce
 
+from ..models.base import evaluating
 from .images import _Figure, _numpy, _short
 from .curves import _add_points, _need, _plain, _styles, _with_positions, make_figure
-from .explain import _evaluation, _name_of
+from .explain import _name_of
 
 # %% ../../nbs/73_viz.latent.ipynb #f1407f4f
 _pools = {'flat': 'b ... -> b (...)', 'mean': 'b d ... -> b d'}
@@ -24,7 +25,7 @@ def _pooled(z, pool):
 # %% ../../nbs/73_viz.latent.ipynb #70e923e2
 def _encode(model, x, pool):
     "The latents of a batch, `b d`."
-    x = model._pad(model.prepare(x))
+    x = model.pad(model.prepare(x))
     z = model.encode(x)
     if torch.is_tensor(z) and z.shape==x.shape and torch.equal(z, x):
         raise ValueError(f'{_name_of(model)} has no latent space: what it encodes to is the image; '
@@ -43,7 +44,7 @@ def get_latent(
     x = torch.as_tensor(images)
     if x.ndim!=4 or not len(x):
         raise ValueError(f'images must be `b c h w`, at least one, got a tensor of shape {tuple(x.shape)}')
-    with _evaluation(model) as device:
+    with evaluating(model) as device:
         return np.concatenate([_encode(model, o.float().to(device), pool) for o in x.split(bs)])
 
 # %% ../../nbs/73_viz.latent.ipynb #322b65f6
