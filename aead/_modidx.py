@@ -855,6 +855,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.detect._read_part': ('detect.html#_read_part', 'aead/detect.py'),
                              'aead.detect._rows': ('detect.html#_rows', 'aead/detect.py'),
                              'aead.detect._training_table': ('detect.html#_training_table', 'aead/detect.py'),
+                             'aead.detect._whole_table': ('detect.html#_whole_table', 'aead/detect.py'),
                              'aead.detect.as_table': ('detect.html#as_table', 'aead/detect.py'),
                              'aead.detect.build_graph': ('detect.html#build_graph', 'aead/detect.py'),
                              'aead.detect.fit_detector': ('detect.html#fit_detector', 'aead/detect.py'),

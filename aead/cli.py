@@ -53,9 +53,11 @@ def _plain_type(annotation):
 
 def _size(text):
     "`128` as 128, `96x128` as (96, 128)."
-    parts = tuple(int(o) for o in re.split('[x×,]', text))
-    if len(parts)>2: raise ValueError
-    return parts[0] if len(parts)==1 else parts
+    parts = re.split('[x×,]', text)
+    if len(parts)>2 or not all(o.strip().isdigit() for o in parts):
+        raise argparse.ArgumentTypeError(f"a side or HxW in pixels, such as 64 or 96x128, got '{text}'")
+    sides = tuple(map(int, parts))
+    return sides[0] if len(sides)==1 else sides
 
 # %% ../nbs/98_cli.ipynb #77dc186b
 _renamed = {'data': 'path'} # option: the setting that it sets
@@ -111,7 +113,7 @@ def build_parser(
     command:Command # what it does
 )->argparse.ArgumentParser: # its parser
     "The parser of a sub-command."
-    examples = 'examples:\n' + '\n'.join(f'  aead {name} {o}' for o in command.examples)
+    examples = 'examples:\n' + '\n'.join(f'  aead {name} {o}'.rstrip() for o in command.examples)
     layout = partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=118)
     required = ' '.join(f'--{o.name} {o.name.upper()}' for o in options_of(command.f) if o.required)
     p = _Parser(prog=f'aead {name}', usage=f'aead {name} {required} [options]'.replace('  ', ' '), add_help=False,

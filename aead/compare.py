@@ -254,6 +254,6 @@ def save_comparison(
     "Writes a comparison in the format that the file's ending says."
     kind = {'.csv': 'csv', '.md': 'markdown', '.tex': 'latex'}.get(Path(path).suffix)
     if kind is None:
-        raise ValueError("a table is written as .csv, .md or .tex, and a page as .html (by `compare_runs`); "
+        raise ValueError("a table is written as .csv, .md or .tex, and a page as .html (`aead compare --out`); "
                          f"got '{path}'")
     with atomic_write(path) as p: p.write_text(format_comparison(rows, kind), encoding='utf-8')

@@ -34,10 +34,13 @@ from .calibration import Calibration, get_answers
 # %% ../nbs/52_detect.ipynb #4db22eb4
 def _as_image(a):
     "An array or tensor as `h w c` float32 in [0,1]."
-    if torch.is_tensor(a): a = rearrange(a.detach().cpu().numpy(), 'c h w -> h w c')
+    if torch.is_tensor(a):
+        a = a.detach().cpu().numpy()
+        a = rearrange(a, 'c h w -> h w c') if a.ndim==3 else a
     a = np.asarray(a)
     a = a[...,None] if a.ndim==2 else a
     if a.ndim!=3 or not a.size: raise ValueError(f"an image is `h w` or `h w c`, got an array of shape {a.shape}")
+    if a.dtype.kind in 'iO': raise ValueError(f"an image is floats in [0,1] or unsigned integers, got {a.dtype}")
     if a.dtype.kind=='u': return a.astype(np.float32)/np.iinfo(a.dtype).max
     a = a.astype(np.float32)
     if not (np.isfinite(a).all() and a.min()>=0 and a.max()<=1):
@@ -48,6 +51,13 @@ def _as_image(a):
 def _rows(names):
     "A catalog of images of which nothing is known."
     return pd.DataFrame({'path': names, 'label': 0, 'defect': 'good', 'mask': '', 'group': names, 'split': ''})
+
+def _whole_table(df):
+    "A catalog whose missing columns say that nothing is known."
+    there = ', '.join(map(str, df.columns))
+    if 'path' not in df: raise ValueError(f"a table of images needs the column 'path'; it has {there}")
+    lacks = [c for c in _rows([]).columns if c not in df]
+    return df.assign(**_rows(df.path.to_numpy())[lacks].set_index(df.index).to_dict('series')) if lacks else df
 
 def _array_table(images):
     "A table of arrays, with the function that reads them."
@@ -67,7 +77,7 @@ def as_table(
     data # catalog, path, folder, array, tensor, or a list of paths or arrays
 )->tuple: # a table with a row per image, and a function `(path, channels) -> h w c` that reads them
     "Images in any form, as a table and a reader."
-    if isinstance(data, pd.DataFrame): return data, read_image
+    if isinstance(data, pd.DataFrame): return _whole_table(data), read_image
     if isinstance(data, (str,Path)): return _path_table([data])
     if isinstance(data, np.ndarray) or torch.is_tensor(data): return _array_table(data if data.ndim==4 else [data])
     data = list(data)

@@ -6,6 +6,7 @@
 __all__ = ['AnomalyDetector']
 
 # %% ../nbs/64_detector.ipynb #7bfc07a2
+import warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -29,7 +30,11 @@ class AnomalyDetector:
         **settings # flat settings over the recipe, such as `size=64`; None counts as not given
     ):
         "A detector that is not fitted yet."
-        if config is not None and (settings or recipe): raise ValueError("give either a config or settings, not both")
+        given = [k for k,v in settings.items() if v is not None] + ['recipe']*bool(recipe)
+        if config is not None and given: raise ValueError("give either a config or settings, not both")
+        if not isinstance(config, Config|None):
+            kind = type(config).__name__
+            raise TypeError(f"config must be a `Config`, got {kind}; settings are keywords, such as size=64")
         self._params = {'config': config, 'device': device, 'recipe': recipe, **settings}
         self.asked = make_config(recipe, **settings) if config is None else config
         self.device = get_device(device)
@@ -62,6 +67,7 @@ def fit(self:AnomalyDetector,
 )->AnomalyDetector: # itself
     "Learns from good images: model, way of scoring, threshold."
     self._detector = fit_detector(self.asked, data, self.device, path, resume)
+    if self.detector.threshold is None: warnings.warn(f"no decisions: {self.detector.why}", stacklevel=2)
     return self
 
 # %% ../nbs/64_detector.ipynb #c67748ac
