@@ -102,6 +102,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.config._conform': ('config.html#_conform', 'aead/config.py'),
                              'aead.config._from_below': ('config.html#_from_below', 'aead/config.py'),
                              'aead.config._from_to': ('config.html#_from_to', 'aead/config.py'),
+                             'aead.config._has_own_data': ('config.html#_has_own_data', 'aead/config.py'),
                              'aead.config._is_size': ('config.html#_is_size', 'aead/config.py'),
                              'aead.config._is_weight': ('config.html#_is_weight', 'aead/config.py'),
                              'aead.config._known': ('config.html#_known', 'aead/config.py'),

@@ -340,8 +340,15 @@ def _merge(a, b):
     return {**a, **{k: _merge(a[k], v) if both(k, v) else v for k,v in b.items()}}
 
 # %% ../nbs/01_config.ipynb #6e3a0ae1
+def _has_own_data(below, d):
+    "Whether `d` names a folder where the layers below have the embedded data set, which needs none."
+    data = d.get('data')
+    if not isinstance(data, dict) or not data.get('path') or 'layout' in data: return False
+    return below.get('data', {}).get('layout')=='synthetic'
+
 def _layer(below, d):
     "Settings `d` over those `below`."
+    if _has_own_data(below, d): d = _merge({'data': {'layout': 'folder', 'category': None}}, d)
     for section,said,off in _clears:
         if isinstance(d.get(section), dict) and said & set(d[section]): d = _merge({section: off}, d)
     return _merge(below, d)

@@ -48,6 +48,8 @@ def compare_runs(
     "Compares runs on the images that they share."
     roots = [Path(o) for o in runs]
     by = by or ('run' if all((o/'scores.csv').is_file() for o in roots) else 'model')
+    for o in roots:
+        if (o/'scores.csv').is_file(): RunFolder(o).file('metrics.json')        # it says what the scores are of
     t = pd.concat([load_results(o) for o in roots], ignore_index=True)
     if by=='run': t = t.drop(columns='seed')         # runs with other seeds saw the same test images
     rows = compare_models(t, metric, by)

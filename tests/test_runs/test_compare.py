@@ -48,3 +48,8 @@ def test_by_model_or_by_run(both, tmp_path):
     assert len(compare_runs(both))==2 and len(compare_runs([both[0].parent], by='run'))==2
     rows = compare_runs([both[0].parent], out=tmp_path/'c.html')
     assert [r['model'] for r in rows]==['cnn_ae'] and 'There is one model' in (tmp_path/'c.html').read_text()
+
+def test_a_run_that_was_not_evaluated_is_named(both):
+    "Not: the models have no image in common."
+    (both[1]/'metrics.json').unlink()
+    with pytest.raises(FileNotFoundError, match='run1 is not an evaluated run: metrics.json is missing'): compare_runs(both)
