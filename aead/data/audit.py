@@ -127,7 +127,7 @@ def describe_audit(
     counts = audit.drop_duplicates(['kind','path']).kind.value_counts()
     each = ', '.join(f"{n} by {k}" for k,n in counts.items())
     found = f"leak: {audit.path.nunique()} of {n_test} test images have a twin among the images that fitted the model"
-    advice = "Keep parts together with split 'grouped', or give the catalog a `group`."
+    advice = "Give the catalog a `group` for each part, and keep groups together with split 'grouped'."
     return f"{found} ({each}); metrics on this split are too good to be true. {advice} {raw}".rstrip()
 
 # %% ../../nbs/18_data.audit.ipynb #a56151b7

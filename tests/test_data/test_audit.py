@@ -75,7 +75,7 @@ def test_the_audit_in_words(parts, null, says):
     parts.loc[16,'group'] = 'g0'
     text = describe_audit(audit_catalog(parts, warn=False), 8, null)
     assert text.startswith('leak: 1 of 8') and 'too good to be true' in text and '\n' not in text
-    assert text.endswith(says if null else 'give the catalog a `group`.')
+    assert text.endswith(says if null else "keep groups together with split 'grouped'.")
 
 # --- the baselines
 
