@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from einops import rearrange
 from fastcore.basics import patch
-from safetensors import SafetensorError
+from safetensors import safe_open, SafetensorError
 from safetensors.torch import load_file
 
 from .files import atomic_write, load_yaml, save_yaml, SCHEMA
@@ -131,6 +131,7 @@ class Detector:
         self.graph = graph.eval().to(self.device)
         self.calibration,self.limits = None,None              # set by `calibrate`
         self.search = None                                    # table of the search for a way of scoring, if any
+        self.origins = graph.model.get_origins()              # of pretrained weights: `name source license sha256`
 
     @property
     def threshold(self)->float|None: # None: no threshold
@@ -266,7 +267,8 @@ def save(self:Detector,
         t = self.search.round(4).assign(maps=self.search['maps'].map(json.dumps), schema=SCHEMA)
         with atomic_write(path/'search.csv') as p: t.to_csv(p, index=False)
     with atomic_write(path/'model.safetensors') as p:
-        save_tensors(self.graph.state_dict(), p, {'schema': str(SCHEMA), 'model': self.cfg.model})
+        save_tensors(self.graph.state_dict(), p, {'schema': str(SCHEMA), 'model': self.cfg.model,
+                                                  'origins': json.dumps(self.origins)})
     self.save_calibration(path)
 
 # %% ../nbs/52_detect.ipynb #a1553297
@@ -288,6 +290,10 @@ def _read_part(path, name, read):
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as e:
         why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
         raise ValueError(f"{path/name} is not what aead writes and was not loaded ({why})") from None
+
+# %% ../nbs/52_detect.ipynb #83da514a
+def _read_origins(file):
+    with safe_open(file, 'pt') as f: return json.loads((f.metadata() or {}).get('origins', '[]'))
 
 # %% ../nbs/52_detect.ipynb #15c0f4fc
 def _load_weights(graph, w, file):
@@ -328,6 +334,7 @@ def load_detector(
     weights = _read_part(path, 'model.safetensors', load_file)
     cal = _read_part(path, 'calibration.json', lambda p: json.loads(p.read_text()))
     det = Detector(cfg, _load_weights(build_graph(cfg), weights, path/'model.safetensors'), device)
+    det.origins = _read_part(path, 'model.safetensors', _read_origins)
     try:
         det.n_train,det.limits = int(cal.get('n_train', 0)),_read_limits(cal, cfg)
         det.calibration = Calibration(cal['scores'], cal['groups'])

