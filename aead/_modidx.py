@@ -837,6 +837,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.detect.Detector.dataset': ('detect.html#detector.dataset', 'aead/detect.py'),
                              'aead.detect.Detector.decide': ('detect.html#detector.decide', 'aead/detect.py'),
                              'aead.detect.Detector.heat_max': ('detect.html#detector.heat_max', 'aead/detect.py'),
+                             'aead.detect.Detector.origins': ('detect.html#detector.origins', 'aead/detect.py'),
                              'aead.detect.Detector.predict': ('detect.html#detector.predict', 'aead/detect.py'),
                              'aead.detect.Detector.save': ('detect.html#detector.save', 'aead/detect.py'),
                              'aead.detect.Detector.save_calibration': ('detect.html#detector.save_calibration', 'aead/detect.py'),

@@ -131,12 +131,16 @@ class Detector:
         self.graph = graph.eval().to(self.device)
         self.calibration,self.limits = None,None              # set by `calibrate`
         self.search = None                                    # table of the search for a way of scoring, if any
-        self.origins = graph.model.get_origins()              # of pretrained weights: `name source license sha256`
 
     @property
     def threshold(self)->float|None: # None: no threshold
         "A score above it is a defect."
         return self.limits and self.limits.threshold
+
+    @property
+    def origins(self)->list: # dicts `name source license sha256`; empty: there are no pretrained weights
+        "Where the model's pretrained weights come from."
+        return self.graph.model.get_origins()
 
     @property
     def why(self)->str: # '' where there is a threshold
@@ -333,8 +337,9 @@ def load_detector(
     cfg = load_resolved(path)
     weights = _read_part(path, 'model.safetensors', load_file)
     cal = _read_part(path, 'calibration.json', lambda p: json.loads(p.read_text()))
-    det = Detector(cfg, _load_weights(build_graph(cfg), weights, path/'model.safetensors'), device)
-    det.origins = _read_part(path, 'model.safetensors', _read_origins)
+    graph = _load_weights(build_graph(cfg), weights, path/'model.safetensors')
+    graph.model.origins = _read_part(path, 'model.safetensors', _read_origins)
+    det = Detector(cfg, graph, device)
     try:
         det.n_train,det.limits = int(cal.get('n_train', 0)),_read_limits(cal, cfg)
         det.calibration = Calibration(cal['scores'], cal['groups'])

@@ -64,7 +64,7 @@ class BaseAutoencoder(nn.Module, metaclass=_Family):
     name = None # of the family, in `model_registry`
     stride = 1 # height and width are padded to multiples of it
     min_size = 1 # smallest height and width, pixels
-    origins = () # of pretrained weights that were loaded before training was interrupted
+    origins = () # of pretrained weights that came with a checkpoint or a saved run
 
     def __init__(self):
         if self.name is None: raise ValueError(f"{type(self).__name__} is no family: a family's class sets its `name`")
