@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Setting', 'did_you_mean', 'Registry', 'DataConfig', 'TrainConfig', 'DetectConfig', 'check_inspect', 'HeadConfig',
-           'Config', 'config_from_dict', 'config_to_dict', 'settle_size', 'resolve_config', 'find_difference',
-           'list_recipes', 'load_recipe', 'flat_settings', 'with_settings', 'make_config']
+           'Config', 'config_from_dict', 'config_to_dict', 'fit_frame', 'settle_size', 'resolve_config',
+           'find_difference', 'list_recipes', 'load_recipe', 'flat_settings', 'with_settings', 'make_config']
 
 # %% ../nbs/01_config.ipynb #b838fe28
 import inspect
@@ -85,7 +85,8 @@ class _Section:
             if not k.startswith('_'): object.__setattr__(self, k, _conform(where, k, t, getattr(self, k)))
         for k,(ok,what) in self._rules.items():
             v = getattr(self, k)
-            if v is not None and not ok(v): raise ValueError(f"{where}{k} must be {what}, got {v!r}")
+            if v is None or ok(v): continue
+            raise ValueError(f"{where}{k} must be {what(v) if callable(what) else what}, got {v!r}")
 
 # %% ../nbs/01_config.ipynb #3d6b0638
 def _from_to(low, high, what=None):
@@ -111,13 +112,22 @@ def _one_of(*names):
     quoted = [f"'{o}'" for o in names]
     return names.__contains__, f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
+# %% ../nbs/01_config.ipynb #18b7b736
+def _multiple_of(m, low, high):
+    "The rule of the multiples of `m` in a closed range; its words name the nearest."
+    def ok(v): return low <= v <= high and v%m==0
+    def what(v): return f'a multiple of {m} from {low} to {high} (the nearest is {min(max(round(v/m)*m, low), high)})'
+    return ok, what
+
 # %% ../nbs/01_config.ipynb #cc076b02
-_largest = 128 # side up to which images keep their own size, pixels
+_most_whole,_most_tiled = 4096,16384 # largest side of an image that is seen whole, and in tiles, pixels
 
 def _is_size(v):
-    "One side or `(height, width)`, from 8 to 4096 pixels."
+    "One side or `(height, width)` in pixels."
     v = v if isinstance(v, tuple) else (v,v)
-    return len(v)==2 and all(type(o) is int and 8 <= o <= 4096 for o in v)
+    return len(v)==2 and all(type(o) is int and 8 <= o <= _most_tiled for o in v)
+
+_what_size = f'one or two whole numbers of pixels from 8 to {_most_whole}, or to {_most_tiled} with data.tile'
 
 def _is_weight(w): return type(w) in (int,float) and 0 < w < float('inf')
 
@@ -139,24 +149,40 @@ class DataConfig(_Section):
     category:str|None = None # one category of a data set that has several; None: all of them
     split:str = 'auto' # way of splitting, a name in `splits`; `auto`: the layout's own choice
     fold:int = 0 # which fold is the test, for splits that have folds: 0 to 4
-    size:int|tuple|None = 128 # side or (height, width) of what the model sees, pixels; None: the images' own up to 128
-    resize:str = 'stretch' # `stretch`, `pad` or `crop` to that size
+    size:int|tuple|None = 128 # side or (height, width) of the frame, pixels; None: follows the images, up to `max_size`
+    max_size:int = 128 # largest short side of a frame that follows the images, pixels
+    tile:int|None = None # side of the overlapping tiles in which a larger frame is seen, pixels; None: seen whole
+    resize:str = 'stretch' # `stretch`, `pad` or `crop` to the frame
+    fill:str = 'black' # what `pad` puts around an image: `black`, `edge` (its border repeated) or `reflect`
     channels:int|None = None # 1 or 3 converts every image; None keeps the images' own channels
     augment:bool|dict = True # random augmentation in training; a dict sets keywords of `get_train_augmentations`
     defects:float = 0. # share of the training images that get synthetic defects, 0 to 1
     kinds:dict|None = None # kinds of synthetic defects and their weights; None: all, as `default_kinds` weighs them
     workers:int|None = None # loader processes; None: none on a CPU, one a core up to eight on a GPU
-    _rules = {'size': (_is_size, 'one or two whole numbers of pixels from 8 to 4096'),
+    _rules = {'size': (_is_size, _what_size), 'max_size': _from_to(32, _most_tiled, f'from 32 to {_most_tiled} pixels'),
+              'tile': _multiple_of(16, 32, 4096), 'fill': _one_of('black','edge','reflect'),
               'fold': _from_to(0, 4, 'a fold from 0 to 4'),
               'channels': _from_to(1, float('inf'), 'at least 1'), 'resize': _one_of('stretch','pad','crop'),
               'defects': _from_to(0, 1, 'a share from 0 to 1'), 'kinds': (_are_weights, _what_weights),
               'workers': _from_to(0, 64, 'a number of processes from 0 to 64')}
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tile or max(self.hw) <= _most_whole: return
+        k = 'max_size' if self.size is None else 'size'
+        what = f"data.{k} is {getattr(self, k)}, and the model sees at most {_most_whole} pixels at once"
+        raise ValueError(f"{what}; set data.tile, such as 512, to see it in tiles")
+
     @property
     def hw(self): # (height, width) in pixels
-        "The size as `(height, width)`; the largest it may become while it is None."
-        size = self.size or _largest
+        "The frame as `(height, width)`; while `size` is None, a square of `max_size`."
+        size = self.size or self.max_size
         return size if isinstance(size, tuple) else (size, size)
+
+    @property
+    def seen_hw(self): # (height, width) in pixels
+        "What the model sees at once: a tile, cut to the frame where it is larger, or the whole frame."
+        return tuple(min(o, self.tile or o) for o in self.hw)
 
 # %% ../nbs/01_config.ipynb #97d7e2fc
 @dataclass(frozen=True)
@@ -190,8 +216,9 @@ class DetectConfig(_Section):
     inspect:float|None = None # largest share of good images flagged or inspected, above `far`; None: no inspection
     flips:bool = False # average the maps over the image and its mirror images
     search:bool = False # choose `maps`, `sigma`, `pool` and `top` by synthetic defects on the good images of `val`
+    pixels:str = 'model' # where pixel metrics are counted: at the size of the `model`, or at each image's `own`
     _rules = {'maps': (_are_weights, _what_weights), 'sigma': _from_to(0, 100, 'from 0 to 100 pixels'),
-              'pool': _one_of('max','mean','top'), 'far': _between(0, 1),
+              'pool': _one_of('max','mean','top'), 'pixels': _one_of('model','own'), 'far': _between(0, 1),
               'top': (lambda v: 0 < v <= 1, 'a share above 0, at most 1')}
 
     def __post_init__(self):
@@ -274,25 +301,42 @@ def config_to_dict(
     return {'schema': SCHEMA, **d}
 
 # %% ../nbs/01_config.ipynb #b41debd0
+def fit_frame(
+    shape:tuple, # `(height, width)` of a typical image, pixels
+    max_size:int # largest short side of the frame, pixels
+)->tuple: # `(height, width)`, multiples of 16, or of 32 where the short side is at least 128
+    "The frame that follows a photograph: its proportions, at most its size, at least 32 pixels a side."
+    short,long = min(shape),max(shape)
+    side = min(short, max_size)
+    step = 32 if side >= 128 else 16
+    a = max(32, side//step*step)
+    exact = long*a/short                                          # the other side, in proportion
+    b = min(round(exact/step), int(max(long, exact)/step))*step   # the nearest, but no larger than the photograph
+    return (a,b) if shape[0] <= shape[1] else (b,a)
+
+# %% ../nbs/01_config.ipynb #4aec7402
+_usual = 128 # side of an image of which a batch holds eight, pixels
+
 def settle_size(
     cfg:Config, # settings
-    side:int # shorter side of a typical image, pixels
+    shape:int|tuple # `(height, width)` of a typical image, or the side of a square, pixels
 )->Config: # the same with numbers for `data.size` and `train.bs`
-    "Sets size (a multiple of 16 pixels) and batch size (as many pixels at any size) where they are open."
-    size = cfg.data.size or min(_largest, max(32, side//16*16))
-    h,w = size if isinstance(size, tuple) else (size,size)
-    bs = cfg.train.bs or min(64, max(1, round(8*_largest**2/(h*w))))
-    return replace(cfg, data=replace(cfg.data, size=size), train=replace(cfg.train, bs=bs))
+    "Sets size (see `fit_frame`) and batch size (as many pixels at any size) where they are open."
+    h,w = fit_frame(shape if isinstance(shape, tuple) else (shape,shape), cfg.data.max_size)
+    data = replace(cfg.data, size=cfg.data.size or (h if h==w else (h,w)))
+    h,w = data.seen_hw
+    bs = cfg.train.bs or min(64, max(1, round(8*_usual**2/(h*w))))
+    return replace(cfg, data=data, train=replace(cfg.train, bs=bs))
 
 # %% ../nbs/01_config.ipynb #0617cf8b
 def resolve_config(
     cfg:Config, # asked settings
     channels:int, # channels of the images
-    side:int=_largest, # shorter side of a typical image, pixels
+    shape:int|tuple=_usual, # `(height, width)` of a typical image, or the side of a square, pixels
     split:str|None=None # split that `auto` stands for; None: stays as asked
 )->Config: # resolved settings
     "The settings that training uses for images with these properties."
-    cfg,data = settle_size(cfg, side),cfg.data
+    cfg,data = settle_size(cfg, shape),cfg.data
     model = {**cfg.models.get(cfg.model, {}), 'ni': channels}
     convert = data.channels or (channels if channels in (1,3) else None)
     data = replace(cfg.data, channels=convert, split=split or data.split)

@@ -23,7 +23,7 @@ from .config import Config, check_inspect, config_from_dict, config_to_dict, res
 from .data.catalog import list_images, load_catalog
 from .data.preprocessing import read_image, restore_map, to_channels
 from .data.defects import defect_makers
-from .data.dataset import check_images, ImageDataset, read_batches, train_pipeline, typical_side
+from .data.dataset import check_images, ImageDataset, read_batches, train_pipeline, typical_shape
 from .data.splits import split_catalog
 from .models.base import model_registry, save_tensors
 from .models.zoo import build_model
@@ -115,8 +115,8 @@ def build_graph(
 )->ScoringGraph: # scoring graph, with the run's noise
     "The scoring graph that the settings describe."
     t,model = cfg.detect,build_model(cfg) if model is None else model
-    noise = model.draw_noise((model.settings['ni'], *cfg.data.hw), cfg.train.seed)
-    return ScoringGraph(model, t.maps, t.sigma, t.pool, t.top, noise, t.flips)
+    noise = model.draw_noise((model.settings['ni'], *cfg.data.seen_hw), cfg.train.seed)
+    return ScoringGraph(model, t.maps, t.sigma, t.pool, t.top, noise, t.flips, cfg.data.tile)
 
 # %% ../nbs/52_detect.ipynb #12b2428b
 class Detector:
@@ -173,7 +173,14 @@ def dataset(self:Detector,
 )->ImageDataset: # images as the model sees them
     "The images of a table at the detector's size and channels."
     d = self.cfg.data
-    return ImageDataset(df, d.hw, d.resize, d.channels or self.graph.model.settings['ni'], read=read, cache_mb=0)
+    channels = d.channels or self.graph.model.settings['ni']
+    return ImageDataset(df, d.hw, d.resize, channels, read=read, cache_mb=0, fill=d.fill)
+
+@patch(as_prop=True)
+def bs(self:Detector)->int: # at least 1
+    "Images to score at a time: as many as hold the pixels of a training batch."
+    d = self.cfg.data
+    return max(1, round(self.cfg.train.bs*np.prod(d.seen_hw)/np.prod(d.hw)))
 
 # %% ../nbs/52_detect.ipynb #555fd426
 @patch
@@ -184,7 +191,7 @@ def scan(self:Detector,
     skip_bad:bool=False # yield `(row, error)` for an image that cannot be read, instead of raising the error
 ):
     "Yields a `Batch` of NumPy arrays for a few rows at a time."
-    for rows,b in read_batches(self.dataset(df, read), self.cfg.train.bs):
+    for rows,b in read_batches(self.dataset(df, read), self.bs):
         if isinstance(b, Exception):
             if not skip_bad: raise b
             yield rows, b
@@ -349,6 +356,15 @@ def load_detector(
 
 Detector.load = staticmethod(load_detector)
 
+# %% ../nbs/52_detect.ipynb #132275f5
+def _check_tile(d, model):
+    "Complains of tiles that are too small for a model that fits the frame."
+    least = model.min_size
+    if d.tile is None or min(d.seen_hw) >= least or min(d.hw) < least: return
+    right = -(-least//16)*16
+    raise ValueError(f"{model.name} with these settings needs tiles of at least {least} px, got data.tile {d.tile}; "
+                     f"the nearest right choice is {right}")
+
 # %% ../nbs/52_detect.ipynb #e0b32cbb
 @torch.no_grad()
 def validate(
@@ -359,13 +375,14 @@ def validate(
     d = cfg.data
     WeightedLoss(cfg.loss)
     if cfg.head: MaskLoss(cfg.head.loss)
-    train_pipeline(d.hw, d.resize, d.augment)
+    train_pipeline(d.seen_hw, d.resize, d.augment)
     for k in d.kinds or (): defect_makers[k]
     for k in cfg.models: model_registry[k]
     known = cfg.models.get(cfg.model, {}).get('ni')
     cfg = resolve_config(cfg, known or d.channels or channels)
     graph = build_graph(cfg).eval()
-    graph(torch.zeros(1, graph.model.settings['ni'], *d.hw))
+    _check_tile(cfg.data, graph.model)
+    graph(torch.zeros(1, graph.model.settings['ni'], *cfg.data.seen_hw))
 
 # %% ../nbs/52_detect.ipynb #2574da40
 def resolve(
@@ -376,7 +393,7 @@ def resolve(
 )->Config: # resolved settings
     "Resolves what the settings leave to the images."
     is_open = None in (cfg.data.size, cfg.train.bs)
-    return resolve_config(cfg, channels, *([typical_side(df, read)] if is_open else []))
+    return resolve_config(cfg, channels, *([typical_shape(df, read)] if is_open else []))
 
 # %% ../nbs/52_detect.ipynb #80c071cc
 def split_readable(
@@ -432,7 +449,7 @@ def train_detector(
     model = train_model(cfg, df, path, resume, device, read, ready)
     det = Detector(cfg, build_graph(cfg, model.eval()), device, int((df.split=='train').sum()))
     if cfg.detect.search: det._find_scoring(val, read)
-    batches = (b for _,b in read_batches(det.dataset(val, read), cfg.train.bs))
+    batches = (b for _,b in read_batches(det.dataset(val, read), det.bs))
     det.graph.fit_spread((x.to(device), valid.to(device)) for x,_,_,valid in batches)
     return det.calibrate(cal, read)
 
@@ -444,16 +461,20 @@ def _good_rows(df, split):
     return rows
 
 # %% ../nbs/52_detect.ipynb #37652fce
+_search_pixels = 64*2**19 # pixels of the good images that a search looks at, about; at least eight images
+
 @patch
 def _find_scoring(self:Detector, val, read):
     "Tries ways of scoring on good images with synthetic defects, and puts the best into settings and graph."
     cfg,model = self.cfg,self.graph.model
     with torch.no_grad():
-        blank = torch.zeros(1, model.settings['ni'], *cfg.data.hw, device=self.device)
+        blank = torch.zeros(1, model.settings['ni'], *cfg.data.seen_hw, device=self.device)
         own = model.reconstruct(model.prepare(blank)).maps
     maps = dict.fromkeys([*own, 'l1', 'ssim', 'msgms'], 1.)
-    graph = ScoringGraph(model, maps, noise=self.graph.noise, flips=cfg.detect.flips).eval().to(self.device)
-    self.search = search_scoring(graph, self.dataset(val, read), cfg.data.kinds, bs=cfg.train.bs, seed=cfg.train.seed)
+    graph = ScoringGraph(model, maps, noise=self.graph.noise, flips=cfg.detect.flips, tile=cfg.data.tile)
+    graph,ds = graph.eval().to(self.device),self.dataset(val, read)
+    n = min(64, max(8, int(_search_pixels//np.prod(cfg.data.hw))))
+    self.search = search_scoring(graph, ds, cfg.data.kinds, n, self.bs, cfg.train.seed)
     best = {k: self.search[k][0] for k in ('maps','sigma','pool','top')}
     plain = {k: v.item() if hasattr(v, 'item') else v for k,v in best.items()}
     self.cfg = replace(cfg, detect=replace(cfg.detect, **plain))

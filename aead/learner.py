@@ -20,7 +20,7 @@ from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
-from fastcore.basics import in_notebook, patch
+from fastcore.basics import chunked, in_notebook, patch
 from fastcore.foundation import L
 from safetensors import safe_open, SafetensorError
 from torch import nn, Tensor
@@ -325,11 +325,11 @@ def training_images(
     dls, # `DataLoaders`
     bs:int=16 # images at a time
 ): # images `b c h w` and their valid pixels `b h w`
-    "Yields the training images in use without augmentation and without synthetic defects."
+    "Yields the training images in use, or views of each that cover it, without augmentation and synthetic defects."
     ds = dls.train.dataset
-    for k in range(0, len(ds), bs):
-        loaded = [ds.load(i) for i in range(k, min(k+bs, len(ds)))]
-        pairs = [to_tensors(x, x, None, v)[::3] for x,_,v in loaded]
+    views = (o for i in range(len(ds)) for o in ds.views(i))
+    for some in chunked(views, bs):
+        pairs = [to_tensors(x, x, None, v)[::3] for x,_,v in some]
         yield tuple(torch.stack(o).to(dls.device) for o in zip(*pairs))
 
 # %% ../nbs/40_learner.ipynb #fe6a7c32
@@ -353,8 +353,9 @@ class Trim(Callback):
         "Suspicion of every image, by the averaged weights."
         with self.learn.ema.averaged():
             self.model.eval()
-            try: return torch.cat([suspicion(self.model, *b) for b in training_images(self.dls)])
+            try: each = torch.cat([suspicion(self.model, *b) for b in training_images(self.dls)])
             finally: self.model.train()
+        return each.reshape(len(self.dls.train.dataset), -1).amax(1)           # of the views of an image, the highest
 
 # %% ../nbs/40_learner.ipynb #632f5f5d
 def _own_callbacks(ema, path, clip, fast, trim):
@@ -412,8 +413,10 @@ def get_passes(
 # %% ../nbs/40_learner.ipynb #3b7d02cc
 def _get_loaders(cfg, df, batches, device, read):
     t,d = cfg.train,cfg.data
+    crop = d.seen_hw if d.seen_hw!=d.hw else None
     return get_dls(df, size=d.hw, bs=t.bs, resize=d.resize, channels=d.channels, augment=d.augment, seed=t.seed,
-                   workers=d.workers, device=device, batches=batches, defects=d.defects, kinds=d.kinds, read=read)
+                   workers=d.workers, device=device, batches=batches, defects=d.defects, kinds=d.kinds, read=read,
+                   fill=d.fill, crop=crop)
 
 def _get_learner(cfg, dls, path):
     t = cfg.train

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['pools', 'Scored', 'smooth', 'Moments', 'standardize', 'combine', 'pool_max', 'pool_mean', 'pool_top', 'ScoringGraph',
-           'get_mixes', 'Candidate', 'get_candidates', 'corrupt_each', 'search_scoring']
+           'blend_weights', 'see_in_tiles', 'get_mixes', 'Candidate', 'get_candidates', 'corrupt_each',
+           'search_scoring']
 
 # %% ../nbs/50_scoring.ipynb #0124e584
 import math
 from collections import namedtuple
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np, pandas as pd, torch
@@ -19,6 +21,7 @@ from torch import nn, Tensor
 
 from .data.catalog import spread_indices
 from .config import did_you_mean
+from .data.preprocessing import tile_boxes, tile_starts
 from .data.defects import add_defects, default_kinds
 from .data.dataset import to_tensors
 from .models.base import BaseAutoencoder
@@ -131,11 +134,12 @@ class ScoringGraph(nn.Module):
         pool:str='top', # `max`, `mean` or `top`
         top:float=0.05, # share of the pixels that `top` averages
         noise:Tensor|None=None, # from the model's `draw_noise`, once for the run, `n c h w`; None: the model's choice
-        flips:bool=False # average the maps over the image and its mirror images, four in all
+        flips:bool=False, # average the maps over the image and its mirror images, four in all
+        tile:int|None=None # side of the overlapping tiles in which a larger image is seen, pixels; None: seen whole
     ):
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)      # as in training, so that the numbers are the same
-        self.maps,self.sigma,self.pool,self.top = dict(maps),sigma,pool,top
+        self.maps,self.sigma,self.pool,self.top,self.tile = dict(maps),sigma,pool,top,tile
         self.views = [(),(3,),(2,),(2,3)] if flips else [()]
         self.register_buffer('mean', torch.zeros(len(maps)))
         self.register_buffer('std', torch.ones(len(maps)))
@@ -163,16 +167,89 @@ def _get_map(name, x, xr, own):
 
 # %% ../nbs/50_scoring.ipynb #05113cf2
 @patch
-def raw_maps(self:ScoringGraph,
-    x:Tensor # images, `b c h w`, in [0,1]
-)->tuple: # maps, `b k h w`; image and reconstruction in the model's space, `b c h w`
-    "The maps before smoothing, mean over the mirror images."
+def _see(self:ScoringGraph, x):
+    "Maps of images or tiles, mean over the mirror images; image and reconstruction in the model's space."
     x = self.model.prepare(x)
     seen = torch.cat([x.flip(o) for o in self.views])
     xr,own = self.model.reconstruct(seen, self.noise)
     ms = torch.stack([_get_map(k, seen, xr, own) for k in self.maps], 1)
     ms = [m.flip(o) for m,o in zip(ms.chunk(len(self.views)), self.views)]
     return sum(ms)/len(ms), x, xr[:len(x)]
+
+# %% ../nbs/50_scoring.ipynb #18a4fea2
+def blend_weights(
+    n:int, # side of the frame, pixels
+    tile:int # side of a tile, pixels
+)->Tensor: # `tiles side`; at every pixel of the frame they add up to 1
+    "Weights of the pixels of each tile along a side of the frame."
+    starts,t = np.array(tile_starts(n, tile)),min(tile, n)
+    w = np.ones((len(starts), t))
+    for i,step in enumerate(np.diff(starts)):
+        ramp = (np.arange(t-step)+.5)/(t-step)
+        w[i+1,:t-step] = ramp
+        w[i,step:] = np.minimum(w[i,step:], ramp[::-1])
+    total = np.zeros(n)
+    at = starts[:,None]+np.arange(t)
+    np.add.at(total, at, w)
+    return torch.from_numpy((w/total[at]).astype(np.float32))
+
+# %% ../nbs/50_scoring.ipynb #a2f06acd
+_at_once = 2**18 # pixels of the tiles that go through the model together
+
+def _cut(o, box):
+    "The pixels of `o`, `… h w`, in a box."
+    top,left,h,w = box
+    return o[..., top:top+h, left:left+w]
+
+def _list_tiles(x, tile, valid):
+    "Index of the image, box, and weights of rows and columns, of each tile with a pixel that counts."
+    hw = tuple(x.shape[-2:])
+    wy,wx = (blend_weights(n, tile).to(x.device) for n in hw)
+    tiles = [(i,box,a[:,None],b) for box,(a,b) in zip(tile_boxes(hw, tile), product(wy, wx)) for i in range(len(x))]
+    if valid is None or torch.compiler.is_compiling(): return tiles
+    return [o for o in tiles if _cut(valid[o[0]], o[1]).any()] or tiles[:1]
+
+# %% ../nbs/50_scoring.ipynb #a60395d4
+def see_in_tiles(
+    f, # function of images `b c h w`, which gives tensors `b k h w`, each with its own `k`
+    x:Tensor, # images, `b c h w`
+    tile:int|None, # side of the tiles, pixels; None: no tiles
+    valid:Tensor|None=None # pixels that count, `b h w` of 0/1; None: all
+)->tuple: # the tensors that `f` gives
+    "Applies `f` to overlapping tiles and blends what it gives; images that are no larger than a tile are seen whole."
+    (b,_,h,w),out = x.shape,None
+    if tile is None or max(h, w) <= tile: return f(x)
+    n = max(1, _at_once//(min(h, tile)*min(w, tile)))
+    for tiles in chunked(_list_tiles(x, tile, valid), n):
+        seen = f(torch.cat([_cut(x[i:i+1], box) for i,box,*_ in tiles]))
+        if out is None: out = [o.new_zeros(b, o.shape[1], h, w) for o in seen]
+        for o,s in zip(out, seen):
+            for part,(i,box,wy,wx) in zip(s, tiles): _cut(o[i], box).add_(part*wy*wx)
+    return tuple(out)
+
+# %% ../nbs/50_scoring.ipynb #ecfa46f4
+@patch
+def raw_maps(self:ScoringGraph,
+    x:Tensor, # images, `b c h w`, in [0,1]
+    valid:Tensor|None=None # pixels that count, `b h w` of 0/1; tiles without any are left out; None: all
+)->tuple: # maps, `b k h w`; image and reconstruction in the model's space, `b c h w`
+    "The maps before smoothing, mean over the mirror images."
+    return see_in_tiles(self._see, x, self.tile, valid)
+
+# %% ../nbs/50_scoring.ipynb #29b81ff4
+@patch
+def look(self:ScoringGraph,
+    x:Tensor # images, `b c h w`, in [0,1]
+)->tuple: # image and reconstruction in the model's space, `b c h w`; the model's own maps, `{name: b h w}`
+    "What the model makes of images, to be shown: without mirror images and smoothing."
+    names = []
+    def f(t):
+        t = self.model.prepare(t)
+        xr,own = self.model.reconstruct(t, self.noise)
+        names[:] = own
+        return t, xr, torch.stack([*own.values()], 1) if own else xr[:,:0]
+    x,xr,own = see_in_tiles(f, x, self.tile)
+    return x, xr, dict(zip(names, own.unbind(1)))
 
 # %% ../nbs/50_scoring.ipynb #5639b7f2
 @patch
@@ -181,7 +258,7 @@ def error_maps(self:ScoringGraph,
     valid:Tensor # pixels that count, `b h w` of 0/1
 )->tuple: # smoothed maps, `b k h w`; image and reconstruction in the model's space, `b c h w`
     "The maps before they are standardised."
-    ms,x,xr = self.raw_maps(x)
+    ms,x,xr = self.raw_maps(x, valid)
     return smooth(ms, self.sigma, valid), x, xr
 
 # %% ../nbs/50_scoring.ipynb #b13b7915
@@ -229,11 +306,22 @@ def get_candidates(
 # %% ../nbs/50_scoring.ipynb #98563353
 def _as_input(img, valid): return to_tensors(img, img, None, valid)[::3]
 
+def _draw_in_tile(img, rng, other, kind, valid, tile):
+    "The image with a defect in one of its tiles, if that has valid pixels, and the defect's mask."
+    boxes = tile_boxes(img.shape[:2], tile or max(img.shape))
+    top,left,h,w = boxes[rng.integers(len(boxes)) if len(boxes)>1 else 0]
+    at = slice(top, top+h),slice(left, left+w)
+    bad,mask = img.copy(),np.zeros(img.shape[:2], np.uint8)
+    lent = None if other is None else other[at]
+    bad[at],mask[at] = add_defects(img[at], rng, lent, [kind], p=1., n=1, valid=valid[at])
+    return bad, mask
+
 def corrupt_each(
     ds, # data set with `load(i) -> (image h w c, mask, valid)`
     kinds, # names of defects
     n:int=64, # images at most, spread evenly over the data set
-    seed:int=0 # of the defects
+    seed:int=0, # of the defects
+    tile:int|None=None # a defect is drawn in a tile of this side, as large as in training on tiles; None: in the image
 ): # `x` `c h w`, `valid` `h w` and the kind, '' for an image as it is
     "Yields `(x, valid, kind)` for good images: each as it is, and then with one defect of each of `kinds`."
     rows = spread_indices(len(ds), n)
@@ -244,7 +332,7 @@ def corrupt_each(
         yield *_as_input(img, valid), ''
         for j,k in enumerate(kinds):
             rng = np.random.default_rng([seed, i, j])
-            bad,drawn = add_defects(img, rng, other, [k], p=1., n=1, valid=valid)
+            bad,drawn = _draw_in_tile(img, rng, other, k, valid, tile)
             if drawn.any(): yield *_as_input(bad, valid), k
 
 # %% ../nbs/50_scoring.ipynb #5c41905c
@@ -309,9 +397,9 @@ def search_scoring(
     names = list(graph.maps)
     kinds = default_kinds if kinds is None else kinds
     table = pd.DataFrame(get_candidates(names))
-    spreads = _get_spreads(_map_batches(graph, corrupt_each(ds, [], n, seed), bs))
+    spreads = _get_spreads(_map_batches(graph, corrupt_each(ds, [], n, seed, graph.tile), bs))
     scores,labels = [],[]
-    for ms,valid,ks in _map_batches(graph, corrupt_each(ds, kinds, n, seed), bs):
+    for ms,valid,ks in _map_batches(graph, corrupt_each(ds, kinds, n, seed, graph.tile), bs):
         scores.append(_score_candidates(ms, valid, names, spreads))
         labels += ks
     table = table.assign(**_auroc_by_kind(np.concatenate(scores, 1), np.array(labels), kinds))

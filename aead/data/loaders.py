@@ -103,7 +103,7 @@ def get_dls(
     batches:int|None=None, # in a pass over the training images; None: as many as take each image once
     defects:float=0., # share of the images that get synthetic defects, in validation too
     kinds:dict|None=None, # kinds of defects and their weights; None: all
-    **kwargs # further arguments of `ImageDataset`: `read`, `cache_mb`
+    **kwargs # further arguments of `ImageDataset`: `read`, `cache_mb`, `fill`, `crop`
 )->DataLoaders: # loaders; `dls.train` and `dls.valid`
     "Makes fastai loaders whose batches are `(x, clean, mask, valid)`."
     (train,val),device = _rows_to_fit(df),torch.device(device or default_device())

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['resize_modes', 'to_channels', 'read_image', 'read_gray', 'read_mask', 'normalize_image', 'denormalize_image',
            'fit_box', 'resize_boxes', 'resize_with_aspect_ratio', 'resize_mask', 'resize_region', 'resize_image',
-           'restore_map', 'local_contrast_normalize']
+           'restore_map', 'tile_starts', 'tile_boxes', 'local_contrast_normalize']
 
 # %% ../../nbs/12_data.preprocessing.ipynb #1313e327
-import io, struct, zlib
+import io, math, struct, zlib
 from functools import partial
 from pathlib import Path
 
@@ -282,20 +282,20 @@ def _pad(x, box, size, fill):
     if x.shape[:2]==tuple(size): return np.array(x)
     top,left,h,w = box
     around = ((top,size[0]-top-h), (left,size[1]-left-w)) + ((0,0),)*(x.ndim-2)
-    if isinstance(fill, str): return np.pad(x, around, mode=fill)
-    return np.pad(x, around, constant_values=fill)
+    if fill in ('edge','reflect'): return np.pad(x, around, mode=fill)
+    return np.pad(x, around, constant_values=0 if fill=='black' else fill)
 
 # %% ../../nbs/12_data.preprocessing.ipynb #3ada8b48
 def _check_fill(fill):
     "`fill` is a number, or says how the picture goes on."
-    if fill not in ('edge','reflect') and not isinstance(fill, (int,float)):
-        raise ValueError(f"fill is a number, 'edge' or 'reflect', got {fill!r}")
+    if fill not in ('black','edge','reflect') and not isinstance(fill, (int,float)):
+        raise ValueError(f"fill is a number, 'black', 'edge' or 'reflect', got {fill!r}")
 
 # %% ../../nbs/12_data.preprocessing.ipynb #689d3007
 def resize_with_aspect_ratio(
     image:np.ndarray, # `h w c` or `h w`, uint8 or float
     target_size:tuple, # `(height, width)` of the result
-    fill=0. # of the padding: a number in the range of `image`, 'edge' (repeat the border) or 'reflect'
+    fill=0. # of the padding: a number in the range of `image`, 'black' (0), 'edge' (repeat the border) or 'reflect'
 )->np.ndarray: # `h w c` or `h w` as given, exactly `target_size`, same type
     "Fits `image` inside `target_size` at its own proportions, centred (see `fit_box`), and fills the rest."
     _check_fill(fill)
@@ -336,7 +336,7 @@ def resize_image(
     mask:np.ndarray=None, # `h w` of 0 and 1; None where there is none
     size:tuple=(128,128), # `(height, width)` of the result
     mode:str='stretch', # 'stretch', 'pad' or 'crop'
-    fill=0., # of the padding: a number in the range of `image`, 'edge' or 'reflect'
+    fill=0., # of the padding: a number in the range of `image`, 'black', 'edge' or 'reflect'
     roi:np.ndarray=None # `h w` of 0 and 1, the region of interest; None: everywhere
 )->tuple: # image `h w c`; mask `h w` uint8, or None as given; valid `h w` uint8, 1 where the picture and the region are
     "Brings `image` and `mask` to `size`: the image by area or linearly, the mask by maximum."
@@ -358,6 +358,32 @@ def restore_map(
     src,dst = resize_boxes(shape, amap.shape, mode)
     inside = _scale(np.nan_to_num(_cut(amap, dst).astype(np.float32), nan=0), src[2:])
     return _pad(inside, src, tuple(shape[:2]), 0)
+
+# %% ../../nbs/12_data.preprocessing.ipynb #df585c33
+_overlap = 4 # neighbours share at least one part in so many of a tile's side
+_grid = 16 # tiles start at multiples of it where sizes allow, pixels
+
+def tile_starts(
+    n:int, # side of the frame, pixels
+    tile:int # side of a tile, pixels
+)->list: # first pixel of each tile, ascending
+    "Spreads as few tiles as overlap enough evenly along a side of a frame."
+    if tile >= n: return [0]
+    unit = math.gcd(n, tile, _grid)
+    if unit==tile: unit = 1
+    space,t = (n-tile)//unit,tile//unit
+    steps = -(-space//max(1, t - -(-t//_overlap)))
+    return [i*space//steps*unit for i in range(steps+1)]
+
+# %% ../../nbs/12_data.preprocessing.ipynb #8f59d2c7
+def tile_boxes(
+    size:tuple, # `(height, width)` of the frame
+    tile:int|tuple # side of the tiles, or their `(height, width)`, pixels
+)->list: # boxes `(top, left, height, width)`, row by row
+    "The overlapping tiles of a frame."
+    size = _check_size(size)
+    th,tw = (min(t, n) for t,n in zip(tile if isinstance(tile, tuple) else (tile,tile), size))
+    return [(i,j,th,tw) for i in tile_starts(size[0], th) for j in tile_starts(size[1], tw)]
 
 # %% ../../nbs/12_data.preprocessing.ipynb #b521c994
 def _weighted_blur(x, weight, sigma):
