@@ -38,7 +38,8 @@ def option_names()->dict: # names by option
     "The names that options take."
     return {'layout': registered_names('layouts', 'data'), 'split': ('auto', *registered_names('splits', 'data')),
             'model': registered_names('model_registry', 'models'), 'recipe': tuple(list_recipes()),
-            'resize': ('stretch','pad','crop'), 'pool': ('max','mean','top')}
+            'resize': ('stretch','pad','crop'), 'fill': ('black','edge','reflect'),
+            'pool': ('max','mean','top'), 'pixels': ('model','own')}
 
 # %% ../nbs/98_cli.ipynb #4fb62d3b
 Option = namedtuple('Option', 'name type default doc required')

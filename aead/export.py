@@ -104,7 +104,7 @@ def _run_batches(det, run, n):
     "Batches of images and valid pixels from a run's own `test` and `val`."
     df = RunFolder(run).catalog
     ds = det.dataset(_some_rows(df[df.split.isin(['test','val'])], n), read_image)
-    return [(b[0],b[3]) for _,b in read_batches(ds, 8) if not isinstance(b, Exception)]
+    return [(b[0],b[3]) for _,b in read_batches(ds, min(8, det.bs)) if not isinstance(b, Exception)]
 
 # %% ../nbs/97_export.ipynb #ba55b8c2
 def _batches(det, run, n):
@@ -228,8 +228,9 @@ class ExportedDetector:
 @patch
 def _scan(self:ExportedDetector, df, read):
     "Yields the outputs of the file, batch by batch."
-    ds = ImageDataset(df, self.cfg.data.hw, self.cfg.data.resize, self.channels, read=read, cache_mb=0)
-    for _,b in read_batches(ds, 8):
+    d = self.cfg.data
+    ds = ImageDataset(df, d.hw, d.resize, self.channels, read=read, cache_mb=0, fill=d.fill)
+    for _,b in read_batches(ds, 8 if d.seen_hw==d.hw else 1):            # a frame of many tiles is large
         if isinstance(b, Exception): raise b
         yield _run(self.session, b[0].numpy(), b[3].numpy())
 

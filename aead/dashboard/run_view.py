@@ -155,11 +155,10 @@ def see(self:RunView,
 
 @patch
 def _pass(self:RunView, i):
-    from aead.models.base import one_image                   # PyTorch is imported when a model is needed
-    det = self.detector
-    model = det.graph.model
-    image = det.dataset(self.images.iloc[[i]], read_image)[0][0]
-    with one_image(model, image) as x: out = Seen(x, *model.reconstruct(x, det.graph.noise))
+    from aead.models.base import evaluating                  # PyTorch is imported when a model is needed
+    graph = self.detector.graph
+    image = self.detector.dataset(self.images.iloc[[i]], read_image)[0][0]
+    with evaluating(graph.model) as device: out = Seen(*graph.look(image[None].to(device)))
     self._own_maps = tuple(out.maps)
     return out
 

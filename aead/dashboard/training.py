@@ -12,7 +12,7 @@ from pathlib import Path
 import ipywidgets as w, numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..config import list_recipes
+from ..config import DataConfig, list_recipes
 from ..data.catalog import layouts
 from ..data.defects import add_defects, defect_makers
 from ..data.dataset import ImageDataset
@@ -141,9 +141,9 @@ def _draw_defects(self:DataPanel, good):
     "An image, the same with defects, and their mask. The next image lends its texture."
     if good.empty: raise ValueError('there is no good image to draw on')
     c,i = self.view.config,self.image.value
-    seen = (c.data.hw, c.data.resize, c.data.channels) if c else (128,)
-    ds = ImageDataset(good, *seen, cache_mb=0)
-    (img,_,valid),other = ds.load(i),ds.load((i+1)%len(ds))[0]
+    d = c.data if c else DataConfig()
+    ds = ImageDataset(good, d.hw, d.resize, d.channels, cache_mb=0, fill=d.fill, crop=d.tile and d.seen_hw)
+    (img,_,valid),(other,*_) = ds.views(i, 1)[0],ds.views((i+1)%len(ds), 1)[0]
     if other.shape!=img.shape: other = None
     kinds = self.kind.value
     if kinds=='as in training': kinds = c.data.kinds or None if c else None

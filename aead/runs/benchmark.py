@@ -126,7 +126,7 @@ def peak_memory(
 # %% ../../nbs/88_runs.benchmark.ipynb #cb847894
 def _untrained(cfg, device):
     "A detector with random weights."
-    cfg = resolve_config(cfg, cfg.data.channels or 1, cfg.data.hw[0])
+    cfg = resolve_config(cfg, cfg.data.channels or 1, cfg.data.hw)
     return Detector(cfg, build_graph(cfg), device)
 
 # %% ../../nbs/88_runs.benchmark.ipynb #ca992051
@@ -138,8 +138,8 @@ def _loss(cfg):
 
 # %% ../../nbs/88_runs.benchmark.ipynb #3889b977
 def _memory(det, bs):
-    "Bytes of scoring, and of a training step on images without defects."
-    x,_ = _inputs(det, bs)
+    "Bytes of scoring, and of a training step on images without defects; where there are tiles, on tiles."
+    x = torch.rand(bs, det.graph.model.settings['ni'], *det.cfg.data.seen_hw, device=det.device)
     return peak_memory(det.graph.model, x), peak_memory(det.graph.model, x, _loss(det.cfg))
 
 # %% ../../nbs/88_runs.benchmark.ipynb #ccc302c3
