@@ -161,9 +161,10 @@ class Detector:
         return f'Detector({self.cfg.model} at {h}×{w} px, trained on {self.n_train} images, {set_on})'
 
 # %% ../nbs/52_detect.ipynb #ad02b187
-Batch = namedtuple('Batch', 'rows score amap x xr mask valid')
+Batch = namedtuple('Batch', 'rows score amap x xr mask valid shapes')
 Batch.__doc__ = """What `scan` yields, NumPy arrays: `rows` positions in the table, `score` `b`, `amap` `b h w`,
-`x` `b c h w` the image in [0,1], `xr` its reconstruction in the model's space, `mask` and `valid` `b h w` of 0/1."""
+`x` `b c h w` the image in [0,1], `xr` its reconstruction in the model's space, `mask` and `valid` `b h w` of 0/1;
+and `shapes`, a list of `(height, width)` of the images as they were read."""
 
 # %% ../nbs/52_detect.ipynb #2a35a8b0
 @patch
@@ -191,7 +192,8 @@ def scan(self:Detector,
     skip_bad:bool=False # yield `(row, error)` for an image that cannot be read, instead of raising the error
 ):
     "Yields a `Batch` of NumPy arrays for a few rows at a time."
-    for rows,b in read_batches(self.dataset(df, read), self.bs):
+    ds = self.dataset(df, read)
+    for rows,b in read_batches(ds, self.bs):
         if isinstance(b, Exception):
             if not skip_bad: raise b
             yield rows, b
@@ -199,7 +201,8 @@ def scan(self:Detector,
         x,_,mask,valid = b
         s = self.graph(x.to(self.device), valid.to(self.device))
         floats = [o.float().cpu().numpy() for o in (s.score, s.amap, x, s.xr)]
-        yield Batch(rows, *floats, *(o.numpy().astype('uint8') for o in (mask, valid)))
+        pixels = [o.numpy().astype('uint8') for o in (mask, valid)]
+        yield Batch(rows, *floats, *pixels, [ds.shapes[i] for i in rows])
 
 # %% ../nbs/52_detect.ipynb #66067bac
 def _heat_max(peaks, far):
@@ -263,8 +266,8 @@ def score_map(self:Detector,
     "The anomaly map of one image."
     df,read = as_table(image)
     if len(df)!=1: raise ValueError(f"score_map takes one image, got {len(df)}; predict takes many")
-    shape = read(df.path.iloc[0], None).shape[:2]
-    return restore_map(next(self.scan(df, read)).amap[0], shape, self.cfg.data.resize)
+    b = next(self.scan(df, read))
+    return restore_map(b.amap[0], b.shapes[0], self.cfg.data.resize)
 
 # %% ../nbs/52_detect.ipynb #0205986f
 @patch

@@ -11,7 +11,7 @@ from collections import namedtuple
 import numpy as np, pandas as pd
 
 from .files import SCHEMA
-from .data.preprocessing import read_image
+from .data.preprocessing import read_image, read_mask, restore_map
 from .detect import Detector
 from .metrics import (
     calculate_precision_recall_f1, calculate_structural_similarity, image_metrics, METRICS, per_defect, PixelMetrics)
@@ -27,6 +27,20 @@ def have_pixels(
 )->pd.Series: # True for test images whose pixels are known: good ones, and defective ones with a mask
     "Which rows count at pixel level."
     return (df.split=='test') & ((df.label==0) | (df['mask']!=''))
+
+# %% ../nbs/63_evaluate.ipynb #e0b43ef7
+def _own_pixels(row, amap, valid, shape, mode):
+    "Map, mask and valid pixels of an image at its own size."
+    mask = read_mask(row['mask'], shape) if row['mask'] else np.zeros(shape, np.uint8)
+    return restore_map(amap, shape, mode), mask, restore_map(valid, shape, mode)>.5
+
+def _pixels(det, rows, b, known):
+    "Yields maps, masks and valid pixels of the images that are `known`, each `n h w`."
+    if det.cfg.detect.pixels=='model': yield b.amap[known], b.mask[known], b.valid[known]
+    else:
+        for i in np.flatnonzero(known):
+            own = _own_pixels(rows.iloc[i], b.amap[i], b.valid[i], b.shapes[i], det.cfg.data.resize)
+            yield [o[None] for o in own]
 
 # %% ../nbs/63_evaluate.ipynb #7c3008f4
 def _similarity(x, xr):
@@ -46,7 +60,9 @@ def evaluate_catalog(
     for b in progress(batches, len(df)) if progress else batches:
         rows = df.iloc[b.rows]
         known = have_pixels(rows).to_numpy()
-        for o in (pixels, histograms): o.update(b.amap[known], b.mask[known], b.valid[known])
+        for o in _pixels(det, rows, b, known):
+            pixels.update(*o)
+            histograms.update(*o)
         if each: each(rows, b)
         scores += list(zip(b.rows, b.score, map(_similarity, b.x, b.xr)))
     t = pd.DataFrame(scores, columns=['row','score','ssim']).set_index('row').reindex(range(len(df)))

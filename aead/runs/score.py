@@ -15,7 +15,7 @@ from PIL import Image
 from ..files import atomic_write, relative_path, SCHEMA
 from ..config import config_to_dict
 from ..data.catalog import list_images, load_catalog, save_catalog
-from ..data.preprocessing import read_image, restore_map
+from ..data.preprocessing import read_image, resize_image, restore_map
 from ..data.dataset import check_images
 from ..data.audit import audit_catalog, describe_audit, nearest_neighbour_auroc
 from ..calibration import benjamini_hochberg, get_answers
@@ -92,11 +92,20 @@ def _names(cfg, data):
             'layout': d.layout, 'category': d.category, 'data': Path(data or d.path or d.layout).name}
 
 # %% ../../nbs/85_runs.score.ipynb #88281b16
+_example_side = 1024 # longer side of an image in a report, pixels; larger ones are shrunk
+
+def _shown(image, mask=None):
+    "An image `c h w`, and its mask, as `h w c` of a size that a page can hold."
+    image,(h,w) = image.transpose(1,2,0),image.shape[1:]
+    k = _example_side/max(h, w)
+    return resize_image(image, mask, (round(k*h), round(k*w)))[:2] if k<1 else (image, mask)
+
 def _example(row, b, i):
     "One image as the report shows it."
     known = row[['path','defect','label','score','p_value','decision']]
-    return dict(image=b.x[i].transpose(1,2,0), recon=np.clip(b.xr[i].transpose(1,2,0), 0, 1), amap=b.amap[i],
-                mask=b.mask[i] if row['mask'] else None, **known)
+    image,mask = _shown(b.x[i], b.mask[i] if row['mask'] else None)
+    recon,amap = np.clip(_shown(b.xr[i])[0], 0, 1),_shown(b.amap[i][None])[0][...,0]
+    return dict(image=image, recon=recon, amap=amap, mask=mask, **known)
 
 # %% ../../nbs/85_runs.score.ipynb #5216a1a7
 def _examples(det, t, n=4):
