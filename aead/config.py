@@ -303,10 +303,12 @@ def config_to_dict(
 # %% ../nbs/01_config.ipynb #b41debd0
 def fit_frame(
     shape:tuple, # `(height, width)` of a typical image, pixels
-    max_size:int # largest short side of the frame, pixels
+    max_size:int, # largest short side of the frame, pixels
+    tile:int|None=None # side of the tiles in which a larger frame is seen, pixels; None: seen whole
 )->tuple: # `(height, width)`, multiples of 16, or of 32 where the short side is at least 128
     "The frame that follows a photograph: its proportions, at most its size, at least 32 pixels a side."
     short,long = min(shape),max(shape)
+    if tile and tile <= short <= max_size: return tuple(shape)    # tiles fit a network: no pixel need be resampled
     side = min(short, max_size)
     step = 32 if side >= 128 else 16
     a = max(32, side//step*step)
@@ -322,7 +324,8 @@ def settle_size(
     shape:int|tuple # `(height, width)` of a typical image, or the side of a square, pixels
 )->Config: # the same with numbers for `data.size` and `train.bs`
     "Sets size (see `fit_frame`) and batch size (as many pixels at any size) where they are open."
-    h,w = fit_frame(shape if isinstance(shape, tuple) else (shape,shape), cfg.data.max_size)
+    shape = shape if isinstance(shape, tuple) else (shape,shape)
+    h,w = fit_frame(shape, cfg.data.max_size, cfg.data.tile)
     data = replace(cfg.data, size=cfg.data.size or (h if h==w else (h,w)))
     h,w = data.seen_hw
     bs = cfg.train.bs or min(64, max(1, round(8*_usual**2/(h*w))))

@@ -369,8 +369,7 @@ def tile_starts(
 )->list: # first pixel of each tile, ascending
     "Spreads as few tiles as overlap enough evenly along a side of a frame."
     if tile >= n: return [0]
-    unit = math.gcd(n, tile, _grid)
-    if unit==tile: unit = 1
+    unit = math.gcd(n, tile, _grid, tile//_overlap)
     space,t = (n-tile)//unit,tile//unit
     steps = -(-space//max(1, t - -(-t//_overlap)))
     return [i*space//steps*unit for i in range(steps+1)]

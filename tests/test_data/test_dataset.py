@@ -5,10 +5,9 @@ from pathlib import Path
 import cv2, numpy as np, pandas as pd, pytest, tifffile, torch
 from PIL import Image
 
-from aead.data.dataset import ImageDataset, check_images, read_batches
+from aead.data.dataset import ImageDataset, check_images, read_batches, typical_shape
 from aead.data.preprocessing import read_image
-from ..helpers import by_size
-from ..helpers import draw, draw_mask, same, table
+from ..helpers import by_size, draw, draw_mask, same, table
 
 # --- items
 
@@ -233,3 +232,94 @@ def test_pickles_for_workers_that_are_spawned(tmp_path):
     ds = ImageDataset(df, 32, augment=True, defects=1.)
     again = pickle.loads(pickle.dumps(ds))
     for a,b in zip(ds[0], again[0]): assert torch.equal(a, b)
+
+# --- crops
+
+def frames(n=4, hw=(100,160), c=1):
+    "Images whose pixels tell where they are, and a data set of them."
+    i,j = np.indices(hw, dtype=np.float32)
+    def read(p, channels=None): return np.stack([i/hw[0], j/hw[1], np.full(hw, p/10, np.float32)], -1)
+    return pd.DataFrame({'path': range(n), 'mask': ''}), read
+
+def place(x, hw=(100,160)): return round(float(x[0,0,0])*hw[0]),round(float(x[1,0,0])*hw[1])
+
+def test_crops_are_parts_of_the_frame_and_depend_on_seed_epoch_and_index():
+    df,read = frames()
+    def make(**kw): return ImageDataset(df, (100,160), crop=(48,48), read=read, **kw)
+    ds = make()
+    def places(ds): return [place(ds[i][0]) for i in range(8)]
+    first = places(ds)
+    for i,(top,left) in enumerate(first):
+        assert np.array_equal(ds[i][0].numpy(), ds.load(i%4)[0][top:top+48,left:left+48].transpose(2,0,1))
+    assert len(set(first))>5 and places(make())==first and places(make(cache_mb=0))==first
+    ds.epoch = 1
+    assert places(ds)!=first and places(make(seed=1))!=first
+    assert all(o.shape==(3,48,48) for o in make(augment=True)[0][:2])
+
+def test_crops_reach_every_pixel_often():
+    df,read = frames(1)
+    ds,seen = ImageDataset(df, (100,160), crop=(48,48), read=read),np.zeros((100,160))
+    for i in range(400):
+        top,left = place(ds[i][0])
+        seen[top:top+48,left:left+48] += 1/400
+    assert seen.min()>.02 and seen[50,80]<.3                # uniform places would leave corners to one crop in 6000
+
+def test_crops_hold_picture_and_not_padding_alone():
+    wide = np.ones((40,400,1), np.float32)
+    ds = ImageDataset(pd.DataFrame({'path': [0], 'mask': ''}), (400,400), 'pad', crop=(32,32), read=lambda p,c: wide)
+    for i in range(40): assert ds[i][3].any()
+    empty = ImageDataset(pd.DataFrame({'path': [0], 'mask': ''}), (64,64), crop=(32,32), read=lambda p,c: wide, defects=1.)
+    assert [o.shape[-2:] for o in empty[0]]==[(32,32)]*4
+
+def test_the_mask_is_cropped_with_the_image(tmp_path):
+    draw(tmp_path/'a.png', 0, (64,96))
+    draw_mask(tmp_path/'m.png', 0, (64,96))
+    ds = ImageDataset(table([tmp_path/'a.png'], [tmp_path/'m.png']), (64,96), crop=(32,32))
+    whole = ImageDataset(table([tmp_path/'a.png'], [tmp_path/'m.png']), (64,96))[0]
+    for i in range(10):
+        x,_,mask,_ = ds[i]
+        at = [(a,b) for a in range(33) for b in range(65) if torch.equal(whole[0][:,a:a+32,b:b+32], x)]
+        assert any(torch.equal(whole[2][a:a+32,b:b+32], mask) for a,b in at)
+
+def test_defects_are_drawn_on_crops():
+    df,read = frames(3)
+    ds = ImageDataset(df, (100,160), crop=(64,64), read=read, defects=1., cache_mb=4)
+    drawn = 0
+    for i in range(6):
+        x,clean,mask,_ = ds[i]
+        assert torch.equal(x[:,mask==0], clean[:,mask==0])
+        drawn += bool(mask.any())
+    assert drawn>=5
+
+@pytest.mark.parametrize('hw,n', [((64,64),1), ((64,96),2), ((100,160),4)], ids=['a crop','two','many'])
+def test_views_cover_the_frame_together(hw, n):
+    df,read = frames(9, hw)
+    ds = ImageDataset(df, hw, crop=(64,64), read=read)
+    seen = np.zeros(hw)
+    for i in range(9):
+        views = ds.views(i)
+        assert len(views)==n and len({place(o[0].transpose(2,0,1), hw) for o in views})==n
+        for img,mask,valid in views:
+            top,left = place(img.transpose(2,0,1), hw)
+            assert img.shape[:2]==valid.shape==(64,64) and mask is None
+            seen[top:top+64,left:left+64] += 1
+    assert (seen>0).all()
+
+def test_the_cache_counts_what_it_keeps():
+    df,read = frames(6)
+    one = 100*160*(3*4+1)
+    ds = ImageDataset(df, (100,160), read=read, cache_mb=1)
+    for _ in range(3):
+        for i in range(6): ds.load(i)
+    assert sum(sum(o.nbytes for o in item if o is not None) for item in ds._cache.values())==5*one<=2**20
+    assert len(ds._cache)==5 and ds._room==2**20-5*one
+
+# --- typical shape
+
+@pytest.mark.parametrize('shapes,want', [
+    ([(480,640)]*9, (480,640)), ([(480,640)]*9+[(640,480)], (480,640)), ([(480,640)]*5+[(640,480)]*5, (480,480)),
+    ([(100,100),(110,100),(100,112)], (100,100)), ([(30,300),(300,300),(300,30)], (30,30)), ([(96,128),(192,256),(480,640)], (192,256))])
+def test_typical_shape(shapes, want):
+    images = [np.zeros((*o,1), np.float32) for o in shapes]
+    df = pd.DataFrame({'path': range(len(images)), 'mask': ''})
+    assert typical_shape(df, lambda p,c: images[p])==want

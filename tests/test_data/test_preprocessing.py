@@ -4,7 +4,7 @@ from PIL import Image, ImageOps
 
 from aead.data.preprocessing import (read_gray, read_image, read_mask, normalize_image, denormalize_image, fit_box,
                                      resize_boxes, resize_modes, resize_with_aspect_ratio, resize_mask, resize_region,
-                                     resize_image, restore_map, local_contrast_normalize)
+                                     resize_image, restore_map, local_contrast_normalize, tile_boxes)
 
 pytestmark = pytest.mark.filterwarnings('error')
 
@@ -333,3 +333,28 @@ def test_local_contrast_ignores_what_is_not_valid(rng):
     x2[:10] = rng.random((10,40,1))*.2
     assert np.allclose(a, local_contrast_normalize(x2, 3, valid=v), atol=2e-3) and (a[:10]==0).all()
     assert np.isfinite(local_contrast_normalize(x, 3, valid=v*0)).all()
+
+# --- tiles
+
+def test_tiles_cover_the_frame_and_overlap(rng):
+    for _ in range(200):
+        h,w,tile = *rng.integers(8, 700, 2),rng.integers(8, 300)
+        boxes = tile_boxes((h,w), int(tile))
+        th,tw = min(tile, h),min(tile, w)
+        assert all((bh,bw)==(th,tw) and 0<=i<=h-th and 0<=j<=w-tw for i,j,bh,bw in boxes)
+        for k,n,side in ((0,h,th), (1,w,tw)):
+            starts = sorted({b[k] for b in boxes})
+            gaps = np.diff(starts)
+            assert starts[0]==0 and starts[-1]==n-side and (gaps<=side-side//4).all()
+            assert len(gaps)<=2*(n-side)//max(1, side//2)+1                     # not many more than are needed
+
+@pytest.mark.parametrize('size,tile', [((512,640),256), ((1200,1600),512), ((96,992),64)])
+def test_tiles_start_on_the_grid_of_strided_networks(size, tile):
+    assert all(i%16==0 and j%16==0 for i,j,_,_ in tile_boxes(size, tile))
+
+def test_fill_black_is_0_and_others_go_on(rng):
+    x = rng.random((20,40,3)).astype(np.float32)
+    assert np.array_equal(resize_image(x, None, (40,40), 'pad', 'black')[0], resize_image(x, None, (40,40), 'pad')[0])
+    for fill in ('edge','reflect'):
+        y,_,valid = resize_image(x, None, (40,40), 'pad', fill)
+        assert (y[valid==0]>0).all() and np.array_equal(y[10], x[0]) and valid.sum()==20*40

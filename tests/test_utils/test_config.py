@@ -7,7 +7,8 @@ import numpy as np, pytest, yaml
 
 from aead.files import SCHEMA, atomic_write, load_yaml, save_yaml
 from aead.config import (
-    Config, DataConfig, Registry, config_from_dict, config_to_dict, did_you_mean, list_recipes, load_recipe, make_config)
+    Config, DataConfig, Registry, config_from_dict, config_to_dict, did_you_mean, fit_frame, list_recipes, load_recipe, make_config,
+    settle_size)
 
 from ..helpers import field_cases
 
@@ -68,7 +69,8 @@ def test_unknown_keys(d, word, near):
     assert f"'{word}'" in str(e.value) and near in str(e.value)
 
 WRONG_TYPES = {
-    'data.size': ['128', True, 64., {}], 'train.bs': [[8]], 'data.path': [3], 'data.fold': [True, '1'],
+    'data.size': ['128', True, 64., {}], 'data.tile': [[64], '64', 64., True], 'data.max_size': [None, [64]], 'data.fill': [0],
+    'train.bs': [[8]], 'data.path': [3], 'data.fold': [True, '1'],
     'data.augment': ['yes', 1], 'data.category': [1], 'data.workers': [1.], 'train.epochs': [3., True, None],
     'train.lr': ['1e-3', [1.], True], 'train.fast': [1], 'train.seed': ['0'], 'detect.far': ['5%'],
     'detect.pool': [1], 'detect.maps': [['l1'], 'l1'], 'detect.sigma': [{}],
@@ -80,7 +82,8 @@ def test_wrong_types(section, field, value):
     assert f'{section}.{field}' in str(e.value) and repr(value) in str(e.value)
 
 OUT_OF_RANGE = {
-    'data.size': [7, [64], [64,64,3], [64,'64'], [True,64], 5000], 'data.fold': [5, -1], 'data.channels': [0],
+    'data.size': [7, [64], [64,64,3], [64,'64'], [True,64], 5000, 20000], 'data.max_size': [31, 0, 20000],
+    'data.tile': [16, 500, 4112, 0, -64], 'data.fill': ['white', ''], 'detect.pixels': ['frame'], 'data.fold': [5, -1], 'data.channels': [0],
     'data.resize': ['squeeze'], 'data.workers': [-1], 'train.epochs': [0], 'train.bs': [0],
     'train.lr': [0, -1., nan, inf], 'train.warmup': [0, 1.], 'train.wd': [-1, nan, inf], 'train.clip': [-1],
     'train.ema': [1, -.1], 'train.seed': [-1, 2**31], 'detect.far': [0, 1, nan], 'detect.top': [0, 1.1],
@@ -102,6 +105,51 @@ WRONG_SECTIONS = [
 @pytest.mark.parametrize('d,what', WRONG_SECTIONS, ids=[str(d) for d,_ in WRONG_SECTIONS])
 def test_wrong_sections(d, what):
     with pytest.raises(ValueError, match=what): config_from_dict(d)
+
+# --- size
+
+@pytest.mark.parametrize('side', [20, 32, 40, 64, 100, 127, 128, 129, 200, 1000])
+def test_square_images_get_the_frame_they_always_had(side):
+    assert fit_frame((side,side), 128)==(min(128, max(32, side//16*16)),)*2
+    assert settle_size(replace(Config(), data=DataConfig(size=None)), side).data.size==min(128, max(32, side//16*16))
+
+def test_frames_follow_the_photograph(rng):
+    for _ in range(500):
+        h,w = (int(o) for o in rng.integers(32, 5000, 2))
+        top = int(rng.integers(32, 1100))
+        fh,fw = fit_frame((h,w), top)
+        step = 32 if min(h, w, top)>=128 else 16
+        assert fh%step==fw%step==0 and min(fh, fw)<=max(32, top)
+        assert (fh,fw)==fit_frame((w,h), top)[::-1]
+        assert (fh<=h or fh==32) and (fw<=w or fw==32)                   # never enlarged
+        short,long = sorted((fh,fw))
+        exact = max(h, w)*short/min(h, w)
+        assert long <= exact+step/2 and (long >= exact-step/2 or long>=max(h, w)//step*step)
+
+def test_a_tile_settles_batch_and_frame():
+    data = DataConfig(size=None, max_size=4096, tile=512)
+    cfg = Config(data=data, train=replace(Config().train, bs=None))
+    c = settle_size(cfg, (3000,4000))
+    assert c.data.size==(3000,4000) and c.data.seen_hw==(512,512) and c.train.bs==1
+    assert settle_size(cfg, (100,120)).data.hw==(96,112) and settle_size(cfg, (100,120)).data.seen_hw==(96,112)
+    assert config_from_dict(config_to_dict(c))==c
+
+def test_old_settings_stay_as_they_were():
+    "A resolved file from before frames and tiles."
+    d = config_to_dict(Config())
+    for k in ('max_size','tile','fill'): del d['data'][k]
+    del d['detect']['pixels']
+    old = config_from_dict(d)
+    assert old==Config() and (old.data.tile, old.data.fill, old.detect.pixels)==(None, 'black', 'model')
+    assert old.data.hw==old.data.seen_hw==(128,128)
+
+def test_large_sizes_ask_for_tiles():
+    for data in ({'size': [3000,5000]}, {'size': None, 'max_size': 5000}):
+        with pytest.raises(ValueError, match='set data.tile') as e: config_from_dict({'data': data})
+        assert '\n' not in str(e.value)
+        assert config_from_dict({'data': {**data, 'tile': 512}}).data.seen_hw==(512,512)
+    for tile,near in ((500,496), (505,512), (1,32), (9999,4096)):
+        with pytest.raises(ValueError, match=f'the nearest is {near}'): DataConfig(tile=tile)
 
 # --- YAML
 

@@ -6,6 +6,7 @@ import numpy as np, pytest, torch
 from safetensors.torch import load_file, save_file
 
 from aead.config import config_from_dict
+from aead.data.preprocessing import tile_boxes
 from aead.detect import fit_detector
 from aead.models.head import DefectHead, window_contrast_normalize, instance_normalize
 
@@ -97,3 +98,17 @@ def test_without_the_packages(detector, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(ValueError, match=r"pip install '\.\[export\]'"): export_run(tmp_path/'run', tmp_path/'m.onnx')
     with pytest.raises(ValueError, match=r"pip install '\.\[export\]'"): load_exported(tmp_path/'m.onnx')
+
+def test_a_frame_of_tiles(synth, tmp_path):
+    "Six tiles of 32 pixels; one image of the certificate is padded, and its empty tiles are computed as well."
+    cfg = config_from_dict({'model': 'cnn_ae', 'models': {'cnn_ae': FEW['cnn_ae']}, 'data': dict(size=[56,80], tile=32, resize='pad', layout='csv', workers=0, defects=.5),
+                            'train': dict(epochs=1, bs=8), 'head': {'nf':8, 'depth':2}, 'detect': dict(far=.2, maps={'head':1., 'ssim':1.}, flips=True)})
+    assert len(tile_boxes((56,80), 32))==6
+    det = fit_detector(cfg, synth, 'cpu')
+    det.save(tmp_path/'run')
+    cert = export_run(tmp_path/'run', tmp_path/'m.onnx', 4)
+    assert max(cert['score'], cert['map'])<=max_difference
+    ex,some = load_exported(tmp_path/'m.onnx'),synth[synth.split=='test'].iloc[::12].reset_index(drop=True)
+    assert np.allclose(ex.predict(some).score, det.predict(some).score, atol=max_difference)
+    odd = picture(1, (50,131))
+    assert np.allclose(ex.score_map(odd), det.score_map(odd), atol=2*max_difference) and ex.score_map(odd).shape==(50,131)

@@ -1,5 +1,6 @@
 """Training: repeatable, exact after an interruption, averaged, clipped, and stopped by a loss that is not finite."""
 import json, os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from aead.files import SCHEMA
+from aead.config import resolve_config
+from aead.data.dataset import to_tensors
 from aead.data.loaders import get_dls
-from aead.learner import AnomalyLearner, anomaly_learner, train_model
+from aead.learner import AnomalyLearner, Trim, anomaly_learner, suspicion, train_model
+from aead.models.cnn_ae import CNNAutoencoder
 from aead.losses import WeightedLoss, l1
 
 LOSS = {'l1':1., 'ssim':1.}
@@ -489,3 +493,31 @@ def test_without_a_head_defects_are_removed(synth, cfg):
     "Denoising: `clean` is what is to come back."
     m = train_model(one_channel(cfg(train=dict(epochs=1, bs=4), data=dict(defects=1.))), synth, device='cpu')
     assert not m.reconstruct(torch.rand(1,1,32,32)).maps
+
+# --- tiles
+
+def test_training_on_crops(synth, cfg):
+    "Batches are crops, and the model learns and remembers at their size; a frame that is one tile trains as without tiles."
+    def seen(**data):
+        sizes,c = set(),cfg(data={'layout':'csv', 'defects':.5, **data}, train=dict(epochs=1), head={'nf':8, 'depth':2, 'memory':16})
+        def watch(m, args): isinstance(m, CNNAutoencoder) and sizes.add(tuple(args[0].shape[-2:]))
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(watch)
+        try: return sizes,train_model(resolve_config(c, 1), synth, device='cpu')
+        finally: hook.remove()
+    sizes,model = seen(size=[64,80], tile=32)
+    assert sizes=={(32,32)} and model.memory.full
+    a,b = seen(size=32, tile=32)[1],seen(size=32)[1]
+    assert all(torch.equal(p, q) for p,q in zip(a.state_dict().values(), b.state_dict().values()))
+
+def test_trim_looks_at_every_view(synth, tiny_model):
+    dls = get_dls(synth, 64, 4, workers=0, device='cpu', crop=(32,32))
+    learn = anomaly_learner(dls, tiny_model(ni=1), lr=5e-3, trim=.3)
+    learn.fit(2)
+    trim = next(o for o in learn.cbs if isinstance(o, Trim))
+    ds = dls.train.dataset
+    ds.use = list(range(10))
+    found = trim.look()
+    with learn.ema.averaged():
+        learn.model.eval()
+        each = [suspicion(learn.model, torch.stack([to_tensors(x, x, None, v)[0] for x,_,v in ds.views(i)]), torch.ones(4,32,32)).max() for i in range(10)]
+    assert torch.allclose(found, torch.stack(each), atol=1e-6)

@@ -4,9 +4,14 @@ from sklearn.metrics import roc_auc_score
 
 from aead.data.dataset import ImageDataset
 from aead.data.defects import default_kinds
+from aead.data.preprocessing import tile_starts
 from aead.models.base import Recon
+from aead.runs.benchmark import _LiveBytes
+from aead import scoring
 from aead.scoring import (Moments, ScoringGraph, _auroc_by_kind, combine, corrupt_each, get_candidates, get_mixes,
-                          pools, search_scoring, smooth, standardize)
+                          pools, search_scoring, see_in_tiles, smooth, standardize)
+
+from ..helpers import by_size, picture
 
 @pytest.fixture
 def model(tiny_model): return tiny_model('cnn_ae', ni=1).eval()
@@ -153,3 +158,86 @@ def test_pools_are_ordered(share, rng):
     m,v = torch.tensor(rng.normal(size=(5,20,30))).float(),torch.tensor(rng.random((5,20,30))>.2).float()
     top,most,mean = pools['top'](m, v, share),pools['max'](m, v, None),pools['mean'](m, v, None)
     assert (mean<=top+1e-6).all() and (top<=most+1e-6).all()
+
+# --- tiles
+
+def by_hand(f, x, tile):
+    "What `f` gives for tiles, blended pixel by pixel in double precision."
+    starts = [tile_starts(n, tile) for n in x.shape[-2:]]
+    def weight(k, i, n):
+        "Of pixel `i` of the tile that starts at `k`, before all are brought to a sum of 1."
+        w = 1.
+        for s in n:
+            over = tile-abs(s-k)
+            if s!=k and over>0 and abs(n.index(s)-n.index(k))==1: w = min(w, ((i if s<k else tile-1-i)+.5)/over)
+        return w
+    total,out = 0,0
+    for a in starts[0]:
+        for b in starts[1]:
+            m = f(x[...,a:a+tile,b:b+tile]).double().numpy()
+            w = np.array([[weight(a, i, starts[0])*weight(b, j, starts[1]) for j in range(tile)] for i in range(tile)])
+            pad = ((a, x.shape[-2]-a-tile), (b, x.shape[-1]-b-tile))
+            out,total = out+np.pad(m*w, ((0,0),(0,0),*pad)),total+np.pad(w, pad)
+    return out/total
+
+@pytest.mark.parametrize('flips', [False,True], ids=['plain','flips'])
+@pytest.mark.parametrize('name', ['cnn_ae','diffusion_ae'])
+def test_tiles_against_a_loop(name, flips, tiny_model, pictures):
+    m = tiny_model(name, ni=1).eval()
+    noise,x,maps = m.draw_noise((1,32,32), 3),pictures(2, 1, (72,88)),{'l1':1., 'ssim':1.}
+    small,whole = (ScoringGraph(m, maps, noise=noise, flips=flips, tile=o).eval() for o in (32,None))
+    with torch.no_grad():
+        got = small.raw_maps(x)
+        for k in range(3): assert np.allclose(got[k], by_hand(lambda o: whole.raw_maps(o)[k], x, 32), atol=1e-5)
+
+@pytest.mark.parametrize('hw', [(32,32),(24,32),(20,12)], ids=by_size)
+def test_a_frame_no_larger_than_a_tile(hw, model, pictures):
+    "Exactly the numbers without tiles."
+    x = pictures(3, 1, hw)
+    a,b = (ScoringGraph(model, {'l1':1., 'ssim':1.}, tile=o) for o in (None,32))
+    with torch.no_grad():
+        for p,q in zip(a(x), b(x)): assert torch.equal(p, q)
+
+@pytest.mark.parametrize('hw', [(33,97),(32,100),(70,64),(128,48)], ids=by_size)
+def test_what_each_pixel_tells_alone_is_the_same_in_tiles(hw, rng):
+    x = torch.from_numpy(rng.random((2,3,*hw), dtype=np.float32))
+    def f(t): return t, 3*t.mean(1, keepdim=True), torch.ones_like(t[:,:1])
+    for a,b in zip(see_in_tiles(f, x, 32), f(x)): assert torch.allclose(a, b, atol=1e-6)
+
+def test_tiles_without_valid_pixels_are_left_out(rng):
+    seen,x,valid = [],torch.from_numpy(rng.random((2,1,96,64), dtype=np.float32)),torch.ones(2,96,64)
+    valid[0,40:],valid[1] = 0,0
+    def f(t):
+        seen.append(len(t))
+        return t,
+    out, = see_in_tiles(f, x, 32, valid)
+    n = len(tile_starts(96, 32)),len(tile_starts(64, 32))
+    assert sum(seen) < n[0]*n[1]
+    assert torch.allclose(out[0,:,:40], x[0,:,:40], atol=1e-6) and not out[0,:,-24:].any() and not out[1].any()
+    assert see_in_tiles(f, x, 32, 0*valid)[0].shape==x.shape                  # nothing counts anywhere
+
+@pytest.mark.parametrize('b', [1,3])
+def test_memory_does_not_grow_with_the_number_of_tiles(b, model, monkeypatch):
+    "Beside images and maps, which are as large as the frame."
+    graph = ScoringGraph(model, {'l1':1., 'ssim':1.}, flips=True, tile=64).eval()
+    monkeypatch.setattr(scoring, '_at_once', 4*64**2)
+    def most(hw):
+        x = torch.rand(b,1,*hw)
+        with _LiveBytes() as live, torch.no_grad():
+            out = graph.raw_maps(x)
+            return live.peak-sum(o.nbytes for o in out)
+    few,many = most((256,256)),most((576,448))                               # 25 and 108 tiles
+    assert few*.9 < many < few*1.1, (few, many)
+
+def test_defects_of_the_search_are_as_large_as_in_training(rng):
+    "In tiles: as large as a tile makes them, wherever in the frame."
+    frame = picture(0, (160,256))[...,None]/np.float32(255)
+    class Frames:
+        def __len__(self): return 6
+        def load(self, i): return np.float32(np.roll(frame, 9*i, 1)),None,np.ones(frame.shape[:2], np.uint8)
+    def boxes(tile):
+        rows = [x for x,_,_ in corrupt_each(Frames(), ['curve','spot'], 6, tile=tile)]
+        for i in range(0, len(rows), 3):
+            for bad in rows[i+1:i+3]: yield [np.ptp(o) for o in np.nonzero((bad!=rows[i])[0].numpy())]
+    in_tiles,in_frames = np.array(list(boxes(64))),np.array(list(boxes(None)))
+    assert in_tiles.max()<64 and in_frames.mean()>1.3*in_tiles.mean()
