@@ -185,6 +185,14 @@ def bs(self:Detector)->int: # at least 1
 
 # %% ../nbs/52_detect.ipynb #555fd426
 @patch
+def _score_batch(self:Detector, rows, b, shapes):
+    "A `Batch` of what `read_batches` gives."
+    x,_,mask,valid = b
+    s = self.graph(x.to(self.device), valid.to(self.device))
+    floats = [o.float().cpu().numpy() for o in (s.score, s.amap, x, s.xr)]
+    return Batch(rows, *floats, *(o.numpy().astype('uint8') for o in (mask, valid)), shapes)
+
+@patch
 @torch.no_grad()
 def scan(self:Detector,
     df:pd.DataFrame, # table of images
@@ -198,11 +206,7 @@ def scan(self:Detector,
             if not skip_bad: raise b
             yield rows, b
             continue
-        x,_,mask,valid = b
-        s = self.graph(x.to(self.device), valid.to(self.device))
-        floats = [o.float().cpu().numpy() for o in (s.score, s.amap, x, s.xr)]
-        pixels = [o.numpy().astype('uint8') for o in (mask, valid)]
-        yield Batch(rows, *floats, *pixels, [ds.shapes[i] for i in rows])
+        yield self._score_batch(rows, b, [ds.shapes[i] for i in rows])
 
 # %% ../nbs/52_detect.ipynb #66067bac
 def _heat_max(peaks, far):

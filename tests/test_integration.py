@@ -3,21 +3,25 @@ import json, os, signal, subprocess, sys, weakref
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np, pandas as pd, pytest, torch
+import cv2, numpy as np, pandas as pd, pytest, torch
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from aead.data.catalog import load_catalog
 from aead.data.splits import split_catalog
 from aead.data.dataset import ImageDataset, read_batches
 from aead.data.loaders import get_dls
-from aead.data.preprocessing import fit_box, read_image
+from aead.data.preprocessing import fit_box, read_image, read_mask
 from aead.config import resolve_config
 from aead.detect import Detector, fit_detector, load_detector
 from aead.detector import AnomalyDetector
+from aead.evaluate import evaluate_catalog, get_metrics
 from aead.scoring import ScoringGraph, pool_top
 from aead.learner import anomaly_learner
 from aead.models.base import model_registry
 from aead.models.zoo import create_autoencoder
+from aead.runs.benchmark import _LiveBytes
+from aead.runs.folder import RunFolder
 from aead.runs.score import evaluate_run, score_images
 from aead.runs.train import train_run
 
@@ -363,3 +367,74 @@ def test_resuming_a_finished_run_changes_nothing(run):
 
 def test_resuming_with_other_settings_is_refused(run, part):
     with pytest.raises(ValueError, match='train.epochs'): train_run(run, make_cfg(data=dict(layout='folder', path=str(part)), train=dict(epochs=9)), resume=True)
+
+# -- resolution
+
+def photograph(i, spot=None, hw=(1200,900), r=10):
+    "A grainy photograph, uneven in its light, in which a dark spot of 20 px is the only defect."
+    rng,(h,w) = np.random.default_rng(i),hw
+    slow = cv2.resize(rng.random((h//100+2,w//100+2), dtype=np.float32), (w,h), interpolation=cv2.INTER_CUBIC)
+    x = .35+.2*slow+.05*rng.standard_normal(hw, dtype=np.float32)
+    if spot: cv2.circle(x, spot[::-1], r, .1, -1)
+    return np.uint8(255*np.clip(x, 0, 1))
+
+def test_a_small_defect_in_a_large_photograph_is_found():
+    "Trained on 160 crops; wherever the spot is, at borders and where tiles meet; and memory does not grow with the number of tiles."
+    cfg = make_cfg(data=dict(size=None, max_size=4096, tile=256, augment=False, layout='csv'), models={'cnn_ae': {'nf':8, 'depth':4, 'nz':4}},
+                   train=dict(bs=4, steps=40), loss={'l1':1.}, detect=dict(maps={'l1':1.}, sigma=3., pool='max', far=.2))
+    det = fit_detector(cfg, [photograph(i) for i in range(20)], 'cpu')
+    assert det.cfg.data.size==(1200,900) and det.cfg.data.seen_hw==(256,256) and det.threshold is not None
+    spots = [(1100,60),(600,450),(8,8),(1192,700)]
+    good,bad = det.predict([photograph(50+i) for i in range(3)]),det.predict([photograph(60+i, o) for i,o in enumerate(spots)])
+    assert bad.decision.all() and bad.score.min()>good.score.max()
+    amap = det.score_map(photograph(60, spots[0]))
+    assert amap.shape==(1200,900) and np.abs(np.array(np.unravel_index(amap.argmax(), amap.shape))-spots[0]).max()<12
+    def most(h):
+        x = torch.rand(1,1,h,900)
+        with _LiveBytes() as live, torch.no_grad(): out = det.graph.raw_maps(x)
+        return live.peak-sum(o.nbytes for o in out)
+    few,many = most(600),most(1200)
+    assert few*.9 < many < few*1.1
+
+@pytest.mark.parametrize('resize', ['stretch','pad','crop'])
+def test_pixel_metrics_at_the_images_own_size(resize, tmp_path):
+    "Against scikit-learn, on maps restored one by one and masks as they were drawn."
+    df = split_catalog(load_catalog(make_layout(tmp_path, 'folder', hw=(40,56))), 'grouped')
+    cfg = make_cfg(data=dict(layout='folder', resize=resize), train=dict(epochs=1), detect=dict(pixels='own', sigma=1.))
+    det,test = fit_detector(cfg, df, 'cpu'),df[df.split=='test'].reset_index(drop=True)
+    got = get_metrics(evaluate_catalog(det, test), det)
+    s,y = [],[]
+    for _,row in test.iterrows():
+        mask = read_mask(row['mask']) if row['mask'] else np.zeros((40,56))
+        seen = np.s_[:,8:48] if resize=='crop' else np.s_[:]             # what lies outside of the crop was not seen
+        s.append(det.score_map(row.path)[seen].ravel())
+        y.append(mask[seen].ravel())
+    s,y = np.concatenate(s),np.concatenate(y)
+    assert abs(got['pixel_auroc']-roc_auc_score(y, s))<1e-6 and abs(got['pixel_ap']-average_precision_score(y, s))<1e-6
+    model = Detector(replace(det.cfg, detect=replace(det.cfg.detect, pixels='model')), det.graph, 'cpu')
+    model.calibration,model.limits = det.calibration,det.limits
+    other = get_metrics(evaluate_catalog(model, test), model)
+    assert other['image_auroc']==got['image_auroc'] and other['pixel_ap']!=got['pixel_ap']
+
+def test_a_run_in_tiles(part, tmp_path):
+    "Trained, evaluated, resumed, loaded, scored and exported like any other."
+    cfg = make_cfg(data=dict(layout='folder', path=str(part), size=[64,80], tile=32, resize='pad', fill='reflect', defects=.5), train=dict(epochs=2),
+                   head={'nf':8, 'depth':2, 'memory':16}, detect=dict(search=True, flips=True, pixels='own'))
+    out = tmp_path/'run'
+    check_figures(train_run(out, cfg, device='cpu'))
+    run = RunFolder(out)
+    assert run.metrics['size']==[64,80] and run.config.data.seen_hw==(32,32)
+    maps = run.scores.amap.replace('', np.nan).dropna()
+    assert np.load(out/maps.iloc[0]).shape==(64,80)
+    det = load_detector(out, 'cpu')
+    s = run.scores[run.scores.split=='test'].reset_index(drop=True)
+    close(det.predict(s).score, s.score)
+    (out/'metrics.json').unlink()
+    assert train_run(out, resume=True, device='cpu')==run.metrics
+    with pytest.raises(ValueError, match='data.tile'): train_run(out, replace(cfg, data=replace(cfg.data, tile=48)), resume=True)
+
+@pytest.mark.parametrize('data,says', [(dict(size=96, tile=48), 'nearest right choice is 64'), (dict(size=48), 'at least 64 px')])
+def test_sizes_and_tiles_below_the_stride(part, tmp_path, data, says):
+    cfg = make_cfg(data=dict(layout='folder', path=str(part), **data), models={'cnn_ae': {'depth':5, 'nf':2}})
+    with pytest.raises(ValueError, match=says) as e: train_run(tmp_path/'run', cfg, device='cpu')
+    assert '\n' not in str(e.value) and not (tmp_path/'run').exists()

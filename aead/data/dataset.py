@@ -220,6 +220,15 @@ def _read_ahead(ds, n, threads):
             ahead.extend(pool.submit(_try_item, ds, j) for j in islice(todo, 1))
             yield i, item
 
+# %% ../../nbs/15_data.dataset.ipynb #a9bd21c3
+def _stack_items(items):
+    "Items as one batch; tensors that an item has twice, such as an image that was not corrupted, are stacked once."
+    out = {}
+    columns = [(tuple(map(id, o)), o) for o in zip(*items)]
+    for k,o in columns:
+        if k not in out: out[k] = o[0][None] if len(o)==1 else torch.stack(o)
+    return tuple(out[k] for k,_ in columns)
+
 # %% ../../nbs/15_data.dataset.ipynb #4dcf2fc4
 def read_batches(
     ds:ImageDataset, # data set
@@ -228,9 +237,9 @@ def read_batches(
 ):
     "Yields `(indices, batch)` in order and a batch ahead, and `(index, error)` for an image that cannot be read."
     batch = {}
-    for i,item in _read_ahead(ds, 2*bs, threads):
+    for i,item in _read_ahead(ds, max(1, 2*bs-1), threads):
         if isinstance(item, Exception): yield i, item
         else: batch[i] = item
         if batch and (len(batch)==bs or i==len(ds)-1):
-            yield list(batch), tuple(torch.stack(o) for o in zip(*batch.values()))
+            yield list(batch), _stack_items(batch.values())
             batch = {}
