@@ -1800,6 +1800,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                               'aead.scoring._get_spreads': ('scoring.html#_get_spreads', 'aead/scoring.py'),
                               'aead.scoring._list_tiles': ('scoring.html#_list_tiles', 'aead/scoring.py'),
                               'aead.scoring._map_batches': ('scoring.html#_map_batches', 'aead/scoring.py'),
+                              'aead.scoring._mean_and_squares': ('scoring.html#_mean_and_squares', 'aead/scoring.py'),
                               'aead.scoring._score_candidates': ('scoring.html#_score_candidates', 'aead/scoring.py'),
                               'aead.scoring.blend_weights': ('scoring.html#blend_weights', 'aead/scoring.py'),
                               'aead.scoring.combine': ('scoring.html#combine', 'aead/scoring.py'),

@@ -40,6 +40,12 @@ def smooth(
     return blur(m*v, w)/blur(v, w).clamp_min(1e-6)
 
 # %% ../nbs/50_scoring.ipynb #dd6c5b6a
+def _mean_and_squares(m, v):
+    "Mean of a map, `b h w`, over the pixels of `v`, and the sum of the squared differences from it."
+    m = m.double()
+    mean = (m*v).sum()/v.sum().clamp_min(1)
+    return mean, ((m-mean)**2*v).sum()
+
 class Moments:
     "Running mean and standard deviation of `k` maps over the pixels that count, batch by batch."
     least = 1e-6 # lowest standard deviation
@@ -50,10 +56,9 @@ class Moments:
         valid:Tensor # pixels that count, `b h w` of 0/1
     ):
         "Takes in a batch."
-        m,v = ms.double(),valid[:,None].double()
+        v = valid.double()
+        mean,m2 = (torch.stack(o) for o in zip(*[_mean_and_squares(m, v) for m in ms.unbind(1)]))
         n = v.sum()
-        mean = (m*v).sum((0,2,3))/n.clamp_min(1)
-        m2 = ((m-mean[:,None,None])**2*v).sum((0,2,3))
         total = (self.n+n).clamp_min(1)
         d = mean-self.mean
         self.mean = self.mean + d*n/total
