@@ -177,6 +177,7 @@ def dataset(self:Detector,
     channels = d.channels or self.graph.model.settings['ni']
     return ImageDataset(df, d.hw, d.resize, channels, read=read, cache_mb=0, fill=d.fill)
 
+# %% ../nbs/52_detect.ipynb #77d7cb82
 @patch(as_prop=True)
 def bs(self:Detector)->int: # at least 1
     "Images to score at a time: as many as hold the pixels of a training batch."

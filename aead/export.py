@@ -100,8 +100,11 @@ def _some_rows(df, n):
     at = spread_indices(len(df), n)
     return df.iloc[at].reset_index(drop=True)
 
+_compared = 2**25 # pixels of the images to compare on, about; at least two images
+
 def _run_batches(det, run, n):
     "Batches of images and valid pixels from a run's own `test` and `val`."
+    n = min(n, max(2, _compared//int(np.prod(det.cfg.data.hw))))
     df = RunFolder(run).catalog
     ds = det.dataset(_some_rows(df[df.split.isin(['test','val'])], n), read_image)
     return [(b[0],b[3]) for _,b in read_batches(ds, min(8, det.bs)) if not isinstance(b, Exception)]
