@@ -140,7 +140,8 @@ def get_metrics(
     good = t.ssim[t.label==0]
     return {'schema': SCHEMA, **image, **pixel, **at, 'ssim': float(good.mean()) if len(good) else None,
             'target_false_alarm_rate': det.limits.far, 'threshold': det.threshold, 'heat_max': det.heat_max,
-            'size': list(det.cfg.data.hw), 'model': det.cfg.model, 'why': why, 'ci95': ci,
+            'size': list(det.cfg.data.hw), 'pixels': det.cfg.detect.pixels, 'model': det.cfg.model,
+            'why': why, 'ci95': ci,
             'per_defect': per_defect(s, y, t.defect.to_numpy()) if y.any() else {},
             'n': _counts(ev.table, det.calibration.n_groups, skipped)}
 

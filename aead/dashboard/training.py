@@ -239,7 +239,7 @@ class TrainPanel(Panel):
         "Fills the fields of the data as the run that is looked at had them."
         h,x = data.hw
         self.data.value,self.category.value = data.path,data.category or ''
-        self.size.value = str(h) if h==x else ''
+        self.size.value = str(h) if h==x else f'{h}x{x}'
         if data.layout in self.layout.options: self.layout.value = data.layout
 
 # %% ../../nbs/95_dashboard.training.ipynb #952c2226

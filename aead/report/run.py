@@ -279,7 +279,8 @@ def _about(config, metrics):
     parts = [f'Model {config["model"]}'] if isinstance(config.get('model'), str) else []
     if size:
         hw = size if isinstance(size, (list,tuple)) else (size,size)
-        parts.append(f'{" × ".join(map(str, hw))} pixels (height × width)')
+        own = ', pixel metrics at the size of each image' if metrics.get('pixels')=='own' else ''
+        parts.append(f'{" × ".join(map(str, hw))} pixels (height × width){own}')
     if n.get('train'): parts.append(f'{n["train"]} images to train on')
     groups = f' from {n["cal_groups"]} parts' if n.get('cal_groups') else ''
     if n.get('cal'): parts.append(f'{n["cal"]} for the threshold{groups}')
