@@ -195,11 +195,15 @@ class TrainConfig(_Section):
     warmup:float = 0.2 # share of the steps in which the learning rate rises
     wd:float = 1e-2 # weight decay
     clip:float = 1. # largest norm of the gradient; 0: no limit
+    copies:int = 4 # varied copies of each training image whose features are kept, for models with a frozen encoder
+    crop:int = 256 # largest side of what is kept of a copy, pixels
+    keep_mb:int = 2048 # memory for kept features, MB; what is more goes to a temporary file
     ema:float = 0.99 # decay a step of the averaged weights (EMA) that are kept; 0: no average
     trim:float = 0. # share of the training images left out as suspicious, for data that may hold defects; 0: none
     fast:bool = True # channels-last memory, and bfloat16 where the processor has it
     seed:int = 0 # of weights, order and augmentation
-    _rules = {'epochs': _from_to(1, 100_000), 'steps': _from_to(1, 10_000_000), 'bs': _from_to(1, 4096),
+    _rules = {'epochs': _from_to(1, 100_000), 'steps': _from_to(1, 10_000_000), 'bs': _from_to(1, 4096), 'copies': _from_to(1, 1000),
+              'crop': _from_to(32, 16384, 'from 32 to 16384 pixels'), 'keep_mb': _from_to(0, 10_000_000),
               'lr': _between(0, 10, 'above 0 and below 10'), 'warmup': _between(0, 1), 'wd': _from_below(0, 10),
               'clip': _from_below(0, float('inf'), '0 or more, and finite'), 'ema': _from_below(0, 1),
               'trim': _from_below(0, 1), 'seed': _from_to(0, 2**31-1)}
@@ -238,13 +242,17 @@ def check_inspect(
 @dataclass(frozen=True)
 class HeadConfig(_Section):
     "The defect head, which learns from synthetic defects (`data.defects`)."
-    nf:int = 16 # channels at half the image's size
-    depth:int = 4 # number of halvings
+    on:str = 'images' # what it reads: `images`, or `features` of a `feature_ae`
+    nf:int = 16 # channels at its finest level
+    depth:int = 4 # number of halvings; on images only
+    errors:bool = True # read the error of the reconstruction too; on features only
+    distances:bool = True # read the distances to good patches too; on features only
+    image:bool = True # read the image too; on features only
     gated:bool = False # shortcuts around its convolutions, and gates set by the whole image
     weight:float = 1. # weight of its loss beside the autoencoder's
     memory:int = 0 # patches in its memory bank, for the map `memory`; 0: no bank
     loss:dict = field(default_factory=lambda: {'focal':10., 'dice':1.}) # losses on maps and masks, as `Config.loss`
-    _rules = {'nf': _from_to(1, 1024), 'depth': _from_to(1, 10), 'weight': (_is_weight, 'a number above 0'),
+    _rules = {'on': _one_of('images','features'), 'nf': _from_to(1, 1024), 'depth': _from_to(1, 10), 'weight': (_is_weight, 'a number above 0'),
               'memory': _from_to(0, 1_000_000), 'loss': (_are_losses, _what_losses)}
 
 # %% ../nbs/01_config.ipynb #e9aa6054

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'EpochSetter', 'Checkpoint', 'LineProgress', 'suspicion',
-           'training_images', 'Trim', 'anomaly_learner', 'get_passes', 'train_model']
+           'training_images', 'Trim', 'anomaly_learner', 'get_passes', 'observed_images', 'train_model']
 
 # %% ../nbs/40_learner.ipynb #f9f80915
 import json, sys, time
@@ -17,6 +17,7 @@ from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle, lr_find # noqa: F401 (methods of `Learner`)
 from fastai.callback.training import GradientClip
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
@@ -27,12 +28,16 @@ from torch import nn, Tensor
 
 from .files import atomic_write, SCHEMA
 from .config import Config, TrainConfig
+from .data.catalog import spread_indices
 from .data.preprocessing import read_image
 from .data.dataset import to_tensors
-from .data.loaders import get_dls
-from .models.base import BaseAutoencoder, save_tensors
+from .data.loaders import get_dls, ImageDL
+from .models.base import BaseAutoencoder, evaluating, save_tensors
+from .models.feature_ae import FeatureAutoencoder
+from .models.feature_head import HeadedFeatures
 from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
+from .kept import KeptFeatures, KeptModel
 
 # %% ../nbs/40_learner.ipynb #e1ab56c9
 class StepLoss:
@@ -418,11 +423,68 @@ def _get_loaders(cfg, df, batches, device, read):
                    workers=d.workers, device=device, batches=batches, defects=d.defects, kinds=d.kinds, read=read,
                    fill=d.fill, crop=crop)
 
-def _get_learner(cfg, dls, path):
+def _get_learner(cfg, dls, model, path):
     t = cfg.train
     mask_loss = cfg.head and cfg.head.loss
-    return anomaly_learner(dls, build_model(cfg), cfg.loss, t.lr, t.wd, t.ema, t.clip, t.fast, path,
-                           trim=t.trim, mask_loss=mask_loss)
+    return anomaly_learner(dls, model, cfg.loss, t.lr, t.wd, t.ema, t.clip, t.fast, path,
+                           trim=0. if hasattr(model, 'channels') else t.trim, mask_loss=mask_loss)
+
+# %% ../nbs/40_learner.ipynb #9a3358e2
+def observed_images(
+    dls, # `DataLoaders`
+    n:int|None=None, # images at most, spread evenly; None: all in use
+    bs:int=16 # images at a time
+): # images `b c h w`, their valid pixels `b h w`, numbers of their parts `b`
+    "Yields good training images, or views that cover them, without augmentation and synthetic defects."
+    ds = dls.train.dataset
+    rows = range(len(ds)) if n is None else spread_indices(len(ds), n).tolist()
+    views = ((ds.owners[ds.use[i]], *o) for i in rows for o in ds.views(i))
+    for some in chunked(views, bs):
+        x,valid = (torch.stack(o).to(dls.device) for o in zip(*(to_tensors(x, x, None, v)[::3] for _,x,_,v in some)))
+        yield x, valid, torch.tensor([o for o,*_ in some], device=dls.device)
+
+# %% ../nbs/40_learner.ipynb #2c776ced
+def _trim_features(model, dls, share):
+    "Leaves out the training images that are farthest from the others."
+    ds = dls.train.dataset
+    far = [model.suspicion(x, valid, owner) for x,valid,owner in observed_images(dls)]
+    each = torch.cat(far).view(len(ds), -1).amax(1)                    # the highest of an image's views
+    n = len(ds)-round(share*len(ds))
+    ds.use = sorted(each.argsort(stable=True)[:n].tolist())
+
+def _observe(model, dls, trim):
+    "Lets the model see the good training images, once or after trimming twice."
+    images = partial(observed_images, dls)
+    with evaluating(model):
+        model.observe(images)
+        if not trim: return
+        _trim_features(model, dls, trim)
+        model.observe(images)
+
+# %% ../nbs/40_learner.ipynb #720f1485
+def _keep(t, model, dls, batches):
+    "Loaders of kept features, and the model that is trained on them."
+    kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
+    with evaluating(model):
+        train = KeptFeatures(model, dls.train.dataset, t.copies, **kw)
+        valid = KeptFeatures(model, dls.valid.dataset, 1, **kw)
+    bs = min(t.bs, len(train))
+    train_dl = ImageDL(train, t.seed, shuffle=True, drop_last=True, n=batches and batches*bs, bs=bs)
+    return DataLoaders(train_dl, ImageDL(valid, t.seed, bs=bs), device=dls.device), KeptModel(model, train.channels)
+
+def _train_features(cfg, model, dls, path, resume):
+    "Trains a model with a frozen encoder."
+    t = cfg.train
+    epochs,batches = get_passes(t)
+    model.to(dls.device)
+    _observe(model, dls, t.trim)
+    if not any(p.requires_grad for p in model.parameters()): return model.eval()
+    kept,wrapped = _keep(t, model, dls, batches)
+    learn = _get_learner(cfg, kept, wrapped, path)
+    start = learn.resume() if resume else 0
+    if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
+    else: learn.ema.after_fit()
+    return model.eval()
 
 # %% ../nbs/40_learner.ipynb #25a99fb4
 def train_model(
@@ -438,11 +500,12 @@ def train_model(
     t = cfg.train
     set_seed(t.seed)
     epochs,batches = get_passes(t)
-    dls = _get_loaders(cfg, df, batches, device, read)
-    learn = _get_learner(cfg, dls, path)
-    start = learn.resume() if resume else 0
-    if start==0: learn.model.load_pretrained()
+    dls,model = _get_loaders(cfg, df, batches, device, read),build_model(cfg)
+    model.load_pretrained()
     if ready: ready()
+    if isinstance(model, (FeatureAutoencoder,HeadedFeatures)): return _train_features(cfg, model, dls, path, resume)
+    learn = _get_learner(cfg, dls, model, path)
+    start = learn.resume() if resume else 0
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
     else: learn.ema.after_fit()                                    # nothing is left to train: the best weights
     model = learn.model.eval()

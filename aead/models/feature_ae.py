@@ -6,7 +6,7 @@
 __all__ = ['own_light', 'ChannelScale', 'FeatureCoder', 'feature_error', 'joined', 'LinearCoder', 'FeatureAutoencoder',
            'feature_ae', 'patches_of', 'outside']
 
-# %% ../../nbs/30_models.feature_ae.ipynb #c7823a56
+# %% ../../nbs/30_models.feature_ae.ipynb #8105589b
 import torch, torch.nn.functional as F
 from einops import rearrange, reduce
 from fastcore.basics import patch
@@ -18,7 +18,7 @@ from .encoders import get_encoder
 from .memory import PatchGaussian, PatchMemory, PatchSample, PositionGaussian
 from .resnet_ae import ResBlock
 
-# %% ../../nbs/30_models.feature_ae.ipynb #c1dca4f0
+# %% ../../nbs/30_models.feature_ae.ipynb #2b5e064d
 def own_light(
     x:Tensor, # images, `b c h w`, in [0,1]
     least:float=.02 # smallest standard deviation to divide by; limits the noise of an empty image
@@ -27,7 +27,7 @@ def own_light(
     std = x.std((1,2,3), keepdim=True).clamp_min(least)
     return (x-x.mean((2,3), keepdim=True))/std
 
-# %% ../../nbs/30_models.feature_ae.ipynb #80971983
+# %% ../../nbs/30_models.feature_ae.ipynb #cd30da75
 class ChannelScale(nn.Module):
     "Standardises the channels of features by the statistics of good images, and limits them."
     top = 8. # largest value either way, standard deviations
@@ -48,7 +48,7 @@ class ChannelScale(nn.Module):
     )->Tensor: # shaped as `f`
         return ((f-self.mean[:,None,None])/self.std[:,None,None]).clamp(-self.top, self.top)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #952ab2ec
+# %% ../../nbs/30_models.feature_ae.ipynb #3068b3e1
 @patch
 def add(self:ChannelScale,
     f:Tensor # features of good images, `b nf h w`
@@ -67,7 +67,7 @@ def finish(self:ChannelScale):
     self.std.copy_((self._square/self._n-mean**2).clamp_min(1e-8).sqrt())
     self.reset()
 
-# %% ../../nbs/30_models.feature_ae.ipynb #6eb20698
+# %% ../../nbs/30_models.feature_ae.ipynb #78d7fdcd
 def _squeeze(ni, no, times):
     "Strided convolutions that halve a level `times` times."
     return nn.Sequential(*(conv_block(ni if i==0 else no, no, 2) for i in range(times)))
@@ -92,7 +92,7 @@ class FeatureCoder(nn.Module):
         self.to_features = nn.ModuleList(nn.Conv2d(nf, c, 1) for c in channels)
         self.to_image = nn.Sequential(nn.Conv2d(nf, ni*up**2, 1), nn.PixelShuffle(up))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #f5132001
+# %% ../../nbs/30_models.feature_ae.ipynb #8b4569da
 @patch
 def encode(self:FeatureCoder,
     levels:list # standardised features, fine to coarse, `b c h w` each
@@ -109,7 +109,7 @@ def decode(self:FeatureCoder,
     for up in self.ups: hs.append(up(F.interpolate(hs[-1], scale_factor=2.)))
     return [o(h) for o,h in zip(self.to_features, hs[::-1])], self.to_image(hs[-1].detach())
 
-# %% ../../nbs/30_models.feature_ae.ipynb #110cddc9
+# %% ../../nbs/30_models.feature_ae.ipynb #57857f99
 def feature_error(
     f:Tensor, # features of the image, `b c h w`, standardised
     fr:Tensor # their reconstruction, shaped as `f`
@@ -119,7 +119,7 @@ def feature_error(
     angle = 1-F.cosine_similarity(f, fr, dim=1, eps=1e-6)
     return (angle+reduce((f-fr)**2, 'b c h w -> b h w', 'mean'))/2
 
-# %% ../../nbs/30_models.feature_ae.ipynb #7e088f91
+# %% ../../nbs/30_models.feature_ae.ipynb #a927d379
 def joined(
     levels:list # features, fine to coarse, `b c h w` each
 )->Tensor: # `b sum(c) h w` at the finest level
@@ -141,7 +141,7 @@ class LinearCoder(nn.Module):
         self.register_buffer('axes', torch.eye(nf)[:min(nz, nf)])
         self.register_buffer('image', torch.zeros(ni*up**2, min(nz, nf)+1))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #94bc4b3a
+# %% ../../nbs/30_models.feature_ae.ipynb #8a2442b6
 @patch
 def encode(self:LinearCoder,
     levels:list # standardised features, fine to coarse, `b c h w` each
@@ -158,7 +158,7 @@ def decode(self:LinearCoder,
     parts = [F.avg_pool2d(o, 2**k) for k,o in enumerate(f.split(self.channels, 1))]
     return parts, F.pixel_shuffle(F.conv2d(z, self.image[:,:-1,None,None], self.image[:,-1]), self.up)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #9df768dc
+# %% ../../nbs/30_models.feature_ae.ipynb #ef199967
 @patch
 @torch.no_grad()
 def fit(self:LinearCoder,
@@ -172,7 +172,7 @@ def fit(self:LinearCoder,
     ridge = 1e-3*len(z)*torch.eye(z.shape[1], device=z.device, dtype=z.dtype)
     self.image.copy_(torch.linalg.solve(z.T@z+ridge, z.T@pixels.double()).T)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #b10adabc
+# %% ../../nbs/30_models.feature_ae.ipynb #77a59f09
 def _check_reductions(name, reductions):
     "The reductions as a tuple: each twice the one before."
     rs = tuple(reductions) if isinstance(reductions, (list,tuple)) else ()
@@ -190,7 +190,7 @@ def _stages(backbone, ni, reductions):
                          f"take reductions from these")
     return enc, [have.index(r) for r in reductions]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #0560a9c6
+# %% ../../nbs/30_models.feature_ae.ipynb #d59d975e
 class FeatureAutoencoder(BaseAutoencoder):
     "A frozen, pretrained encoder; an autoencoder of its features; memory bank and Gaussians of good patches."
     name = 'feature_ae'
@@ -223,7 +223,7 @@ class FeatureAutoencoder(BaseAutoencoder):
         self.register_buffer('ready', torch.tensor(not (pretrained or weights))) # whether its weights are loaded
         self._build()
 
-# %% ../../nbs/30_models.feature_ae.ipynb #7af9cb39
+# %% ../../nbs/30_models.feature_ae.ipynb #360ab408
 @patch
 def _build(self:FeatureAutoencoder):
     "The parts that learn."
@@ -234,7 +234,7 @@ def _build(self:FeatureAutoencoder):
     self.coder = LinearCoder(*args) if s['coder']=='linear' else FeatureCoder(*args, s['nf'], s['noise'])
     self.patches = nn.ModuleDict({n: o for n,o in self._statistics() if self.keeps(n)})
 
-# %% ../../nbs/30_models.feature_ae.ipynb #827d8225
+# %% ../../nbs/30_models.feature_ae.ipynb #c9be8539
 @patch
 def keeps(self:FeatureAutoencoder,
     name:str # of a map
@@ -260,7 +260,7 @@ def _places(self:FeatureAutoencoder, r):
     if hw is None: raise ValueError('feature_ae.position needs feature_ae.hw, the height and width of the images')
     return tuple(-(-n//self.stride)*self.stride//r for n in hw)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #68bee1b7
+# %% ../../nbs/30_models.feature_ae.ipynb #b1524c8a
 @patch
 def levels(self:FeatureAutoencoder,
     x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
@@ -271,7 +271,7 @@ def levels(self:FeatureAutoencoder,
     with torch.no_grad(): fs = e(light)
     return [fs[i].float() for i in self.stages]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #66fb28db
+# %% ../../nbs/30_models.feature_ae.ipynb #5f54a327
 @patch
 def scaled(self:FeatureAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -280,13 +280,13 @@ def scaled(self:FeatureAutoencoder,
     self._check(x)
     return [scale(f) for scale,f in zip(self.scales, self.levels(self.pad(x)))]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #a938bee8
+# %% ../../nbs/30_models.feature_ae.ipynb #fe21bacb
 @model_registry
 @builds(FeatureAutoencoder)
 def feature_ae()->FeatureAutoencoder: # model, with an encoder of random weights until `load_pretrained`
     "Feature autoencoder on a frozen, pretrained encoder; its latent is `b nz h/16 w/16`."
 
-# %% ../../nbs/30_models.feature_ae.ipynb #851dc62b
+# %% ../../nbs/30_models.feature_ae.ipynb #c4bd3cea
 @patch
 def encode(self:FeatureAutoencoder,
     x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
@@ -301,7 +301,7 @@ def decode(self:FeatureAutoencoder,
     "Latent to images."
     return self.coder.decode(z)[1]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #bff753e7
+# %% ../../nbs/30_models.feature_ae.ipynb #64d1bfb8
 @patch
 def train(self:FeatureAutoencoder,
     mode:bool=True # False: evaluation
@@ -319,14 +319,14 @@ def load_pretrained(self:FeatureAutoencoder):
     self.encoder.load_from(self.settings['pretrained'] and given is None, given)
     self.ready.fill_(True)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #c277fa65
+# %% ../../nbs/30_models.feature_ae.ipynb #822abec4
 def patches_of(
     levels:list # two neighbouring levels or one, fine to coarse, `b c h w` each
 )->Tensor: # `b sum(c) h w` at the finer
     "Features of patches: means over 3×3 places, levels side by side."
     return joined([F.avg_pool2d(f, 3, 1, 1, count_include_pad=False) for f in levels])
 
-# %% ../../nbs/30_models.feature_ae.ipynb #06107700
+# %% ../../nbs/30_models.feature_ae.ipynb #77eb907a
 @patch
 def level_of(self:FeatureAutoencoder,
     name:str # of a map, which ends in its reduction
@@ -356,7 +356,7 @@ def distances(self:FeatureAutoencoder,
         seen[n] = o(seen[r], owner) if isinstance(o, PatchMemory) else o(seen[r])
     return {n: seen[n] for n in self.patches}
 
-# %% ../../nbs/30_models.feature_ae.ipynb #21a89400
+# %% ../../nbs/30_models.feature_ae.ipynb #e1ad0701
 def _rows_inside(f, valid):
     "The places of `f`, `b c h w`, of which most pixels are valid, as rows."
     valid = F.interpolate(valid[:,None], f.shape[-2:], mode='area')[:,0]
@@ -366,7 +366,7 @@ def _with_owner(f, owner):
     "Features with the number of the part as one channel more."
     return torch.cat([f, owner.to(f)[:,None,None,None].expand(-1, 1, *f.shape[-2:])], 1)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #a1bc1f77
+# %% ../../nbs/30_models.feature_ae.ipynb #274331d2
 class _Samples:
     "What the parts of a model are fitted to: samples of patches by reduction, of joined levels, and whole images."
     most = 100 # whole images
@@ -388,7 +388,7 @@ class _Samples:
             self.joined.add(_rows_inside(torch.cat([joined(levels), pixels], 1), valid))
         if self.places and sum(map(len, self.whole)) < self.most: self.whole.append(m.patches_at(levels, self.places[0]))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #217c8830
+# %% ../../nbs/30_models.feature_ae.ipynb #160f9aa1
 @patch
 @torch.no_grad()
 def observe(self:FeatureAutoencoder,
@@ -407,7 +407,7 @@ def observe(self:FeatureAutoencoder,
         self.coder.fit(rows[:, :sum(self.channels)], rows[:, sum(self.channels):])
     for name,o in self.patches.items(): self._fit_patches(name, o, samples)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #bb64f33f
+# %% ../../nbs/30_models.feature_ae.ipynb #5aebd790
 @patch
 def _fit_patches(self:FeatureAutoencoder, name, module, samples):
     "Fits a memory bank or a Gaussian."
@@ -416,13 +416,31 @@ def _fit_patches(self:FeatureAutoencoder, name, module, samples):
     f,owner = rows[:, :-1],rows[:, -1].round().long()
     module.fit(f, owner) if isinstance(module, PatchMemory) else module.fit(f)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #d7886532
+# %% ../../nbs/30_models.feature_ae.ipynb #fdcbb0dd
 @patch
 def _at_size(self:FeatureAutoencoder, m, x):
     "A map `b h w` of `x`, padded to multiples of the stride, at the size of the images `x`."
     h,w = x.shape[-2:]
     full = tuple(-(-n//self.stride)*self.stride for n in (h,w))
     return F.interpolate(m[:,None].float(), full, mode='bilinear')[:, 0, :h, :w]
+
+@patch
+@torch.no_grad()
+def suspicion(self:FeatureAutoencoder,
+    x:Tensor, # images of the training, `b c h w`, in [0,1]
+    valid:Tensor, # pixels that count, `b h w` of 0/1
+    owner:Tensor, # numbers of the parts that they show, `b`
+    top:float=.01 # share of the places to average, in (0,1]
+)->Tensor: # `b`, higher is more suspicious
+    "Mean of the highest distances from the patches of other parts, over memory banks, or over Gaussians without them."
+    ds = self.distances(self.scaled(x), owner)
+    banks = [n for n in ds if n.startswith('memory')] or list(ds)
+    if not banks: raise ValueError('training images are trimmed by their distances: give feature_ae.memory or gaussian')
+    out = 0
+    for n in banks:
+        m = self._at_size(ds[n], x).masked_fill(valid==0, -1e9).flatten(1)
+        out = out+m.topk(max(1, round(top*m.shape[1])), 1).values.clamp_min(-1e4).mean(1)/self.patches[n].mean.numel()**.5
+    return out
 
 @patch
 def maps_of(self:FeatureAutoencoder,
@@ -436,7 +454,7 @@ def maps_of(self:FeatureAutoencoder,
     errors = {f'feature_{r}': feature_error(*o) for r,*o in pairs if self.keeps(f'feature_{r}')}
     return {n: self._at_size(m, x) for n,m in {**errors, **distances}.items()}
 
-# %% ../../nbs/30_models.feature_ae.ipynb #0e4e5912
+# %% ../../nbs/30_models.feature_ae.ipynb #88ffab69
 @patch
 def reconstruct(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -448,7 +466,7 @@ def reconstruct(self:FeatureAutoencoder,
     back,xr = self.coder.decode(self.coder.encode(levels))
     return Recon(xr[..., :h, :w], self.maps_of(x, levels, back, self.distances(levels)))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #58be2b57
+# %% ../../nbs/30_models.feature_ae.ipynb #ef1004fb
 @patch
 def forward(self:FeatureAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -457,7 +475,7 @@ def forward(self:FeatureAutoencoder,
     h,w = x.shape[-2:]
     return self.coder.decode(self.coder.encode(self.scaled(x)))[1][..., :h, :w]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #caa58ab1
+# %% ../../nbs/30_models.feature_ae.ipynb #bb0b358e
 def outside(
     mask:Tensor, # pixels of defects, `b h w` of 0/1
     hw:tuple, # height and width of a level
@@ -467,7 +485,7 @@ def outside(
     touched = F.adaptive_max_pool2d(mask[:,None].float(), hw)
     return 1-F.max_pool2d(touched, 2*margin+1, 1, margin)[:,0]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #2dc492ee
+# %% ../../nbs/30_models.feature_ae.ipynb #d9e4da80
 @patch(as_prop=True)
 def is_linear(self:FeatureAutoencoder)->bool: # True: nothing is trained by steps
     "Whether the autoencoder of the features is the linear one."
@@ -489,7 +507,7 @@ def coder_loss(self:FeatureAutoencoder,
     error = sum((e*u).sum()/u.sum().clamp_min(1) for e,u in zip(errors, use))/len(errors)
     return error+loss(clean.float(), xr[..., :h, :w].float())
 
-# %% ../../nbs/30_models.feature_ae.ipynb #a6c2ba67
+# %% ../../nbs/30_models.feature_ae.ipynb #2ea6dbbf
 @patch
 def read(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -510,7 +528,7 @@ def learn(self:FeatureAutoencoder,
     with torch.autocast(clean.device.type, enabled=False):
         return self.coder_loss(inputs, back, xr, clean, mask, loss)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #c2a7cb10
+# %% ../../nbs/30_models.feature_ae.ipynb #de85eecd
 @patch
 def training_pass(self:FeatureAutoencoder,
     corrupted:Tensor, # input, `b c h w`, in [0,1]

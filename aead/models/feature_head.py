@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_channels', 'FeatureHead', 'HeadedFeatures']
 
-# %% ../../nbs/31_models.feature_head.ipynb #c4d8a52b
+# %% ../../nbs/31_models.feature_head.ipynb #90b449b7
 import torch, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
@@ -16,7 +16,7 @@ from .cnn_ae import conv_block
 from .feature_ae import FeatureAutoencoder, feature_error
 from .head import instance_normalize, window_contrast_normalize
 
-# %% ../../nbs/31_models.feature_head.ipynb #b50dc38c
+# %% ../../nbs/31_models.feature_head.ipynb #59c97231
 def image_channels(
     x:Tensor, # images, `b c h w`, in [0,1]
     up:int # side of a place, pixels
@@ -27,7 +27,7 @@ def image_channels(
         both = torch.cat([instance_normalize(x)[0], window_contrast_normalize(x)], 1)
         return F.pixel_unshuffle(both.clamp(-5, 5), up).float()
 
-# %% ../../nbs/31_models.feature_head.ipynb #b6296729
+# %% ../../nbs/31_models.feature_head.ipynb #8a4c01b5
 class FeatureHead(nn.Module):
     "Feature pyramid from levels to log-odds of a defect."
     def __init__(self,
@@ -47,7 +47,7 @@ class FeatureHead(nn.Module):
         self.out = nn.Conv2d(nf, 1, 1)
         nn.init.constant_(self.out.bias, -2.)                   # defects are rare
 
-# %% ../../nbs/31_models.feature_head.ipynb #347449df
+# %% ../../nbs/31_models.feature_head.ipynb #65fe678b
 @patch
 def forward(self:FeatureHead,
     inputs:list, # features and further channels of each level, `b c+e h w`, fine to coarse
@@ -62,7 +62,7 @@ def forward(self:FeatureHead,
         h = self.blocks[k](new)
     return F.interpolate(self.out(h).float(), scale_factor=float(self.up), mode='bilinear')[:,0]
 
-# %% ../../nbs/31_models.feature_head.ipynb #454262bc
+# %% ../../nbs/31_models.feature_head.ipynb #1d45d9c3
 class HeadedFeatures(BaseAutoencoder):
     "Feature autoencoder, `body`, with a head that reads its features (map `head`)."
     def __init__(self,
@@ -83,7 +83,7 @@ class HeadedFeatures(BaseAutoencoder):
         self.image,self.distances = image,distances
         self.head = FeatureHead(body.channels, self._extra(), body.reductions[0], nf, errors)
 
-# %% ../../nbs/31_models.feature_head.ipynb #a9e7473b
+# %% ../../nbs/31_models.feature_head.ipynb #e854c0ee
 @patch
 def _extra(self:HeadedFeatures):
     "Number of channels beside the features, at each level."
@@ -110,7 +110,7 @@ def _beside(self:HeadedFeatures, x, levels, distances):
     if self.image: more[0].append(image_channels(b.pad(x), b.reductions[0]))
     return [torch.cat([f, *m], 1) for f,m in zip(levels, more)]
 
-# %% ../../nbs/31_models.feature_head.ipynb #a504794d
+# %% ../../nbs/31_models.feature_head.ipynb #c6d0242c
 @patch
 def run(self:HeadedFeatures,
     inputs:list # as `read` gives them
@@ -121,7 +121,7 @@ def run(self:HeadedFeatures,
     errors = [feature_error(*o).detach() for o in zip(levels, back)]
     return levels, back, xr, self.head(inputs, errors)
 
-# %% ../../nbs/31_models.feature_head.ipynb #2622cf56
+# %% ../../nbs/31_models.feature_head.ipynb #f3556ca4
 @patch
 def reconstruct(self:HeadedFeatures,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -134,7 +134,7 @@ def reconstruct(self:HeadedFeatures,
     _,back,xr,logits = self.run(self._beside(x, levels, distances if self.distances else {}))
     return Recon(xr[..., :h, :w], {**self.body.maps_of(x, levels, back, distances), 'head': logits[:, :h, :w]})
 
-# %% ../../nbs/31_models.feature_head.ipynb #8d0b2886
+# %% ../../nbs/31_models.feature_head.ipynb #f6ee0b4a
 @patch
 def encode(self:HeadedFeatures, x:Tensor)->Tensor: return self.body.encode(x) # the body's latent
 
@@ -157,7 +157,16 @@ def observe(self:HeadedFeatures,
     "Learns what good patches look like."
     self.body.observe(images, **kwargs)
 
-# %% ../../nbs/31_models.feature_head.ipynb #54015710
+@patch
+def suspicion(self:HeadedFeatures,
+    x:Tensor, # images of the training, `b c h w`, in [0,1]
+    valid:Tensor, # pixels that count, `b h w` of 0/1
+    owner:Tensor # numbers of the parts that they show, `b`
+)->Tensor: # `b`, higher is more suspicious
+    "The body's suspicion, before there is a head."
+    return self.body.suspicion(x, valid, owner)
+
+# %% ../../nbs/31_models.feature_head.ipynb #137bf7dc
 @patch
 def learn(self:HeadedFeatures,
     inputs:list, # what the head reads of corrupted images

@@ -10,6 +10,8 @@ from ..config import Config
 from .base import BaseAutoencoder, check_settings, model_registry
 from . import cnn_ae as _cnn_ae, diffusion_ae as _diffusion_ae # noqa: F401 (each registers itself)
 from . import resnet_ae as _resnet_ae, vit_ae as _vit_ae # noqa: F401
+from .feature_ae import FeatureAutoencoder
+from .feature_head import HeadedFeatures
 from .head import HeadedAutoencoder
 
 # %% ../../nbs/34_models.zoo.ipynb #6e11f3fb
@@ -22,12 +24,21 @@ def create_autoencoder(
     return builder(**check_settings(builder, settings))
 
 # %% ../../nbs/34_models.zoo.ipynb #5ff9f5c2
+def _head_on_features(model, head):
+    "A feature autoencoder with the head that the settings describe."
+    if not isinstance(model, FeatureAutoencoder):
+        raise ValueError(f"a head on features needs model 'feature_ae', got '{model.name}'; take head.on='images'")
+    return HeadedFeatures(model, head.nf, head.weight, head.errors, head.distances, head.image)
+
 def build_model(
     cfg:Config # settings of a run
 )->BaseAutoencoder: # model, untrained
     "Makes the model that the settings describe, with its [head](29_models.head.ipynb) if they have one."
-    model,head = create_autoencoder(cfg.model, **cfg.models.get(cfg.model, {})),cfg.head
+    settings,head = cfg.models.get(cfg.model, {}),cfg.head
+    if settings.get('position'): settings = {**settings, 'hw': list(cfg.data.hw)}
+    model = create_autoencoder(cfg.model, **settings)
     if head is None: return model
     if cfg.data.defects==0:
         raise ValueError("a head learns from synthetic defects, and data.defects is 0; set it to 0.5, or head to null")
+    if head.on=='features': return _head_on_features(model, head)
     return HeadedAutoencoder(model, head.nf, head.depth, head.weight, head.memory, head.gated)
