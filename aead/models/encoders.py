@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['encoders', 'Encoder', 'stage_layers', 'Taps', 'vgg16', 'read_weights', 'packaged_file', 'packaged_weights',
-           'download_weights', 'get_encoder']
+           'download_weights', 'get_encoder', 'fold_batch_norms']
 
 # %% ../../nbs/22_models.encoders.ipynb #b5f9e0bf
 import hashlib, inspect, pickle, re, warnings
@@ -17,6 +17,7 @@ from einops import rearrange
 from fastcore.basics import patch
 from safetensors.torch import load_file
 from torch import nn, Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..config import Registry
 
@@ -502,3 +503,23 @@ def get_encoder(
     "A feature encoder by name, with pretrained weights or those of a file if they are asked for."
     if type(ni) is not int or ni < 1: raise ValueError(f"ni must be a whole number of channels, at least 1, got {ni!r}")
     return _new_encoder(name, ni, layers).load_from(pretrained, weights)
+
+# %% ../../nbs/22_models.encoders.ipynb #9f937f65
+def _rest_of(norm):
+    "What a batch normalisation of timm does after it has normalised."
+    return nn.Sequential(getattr(norm, 'drop', nn.Identity()), getattr(norm, 'act', nn.Identity()))
+
+def fold_batch_norms(
+    net:nn.Module # a network in evaluation mode; it is changed
+)->nn.Module: # itself
+    "Folds each batch normalisation that follows a convolution into it."
+    names,parts = zip(*net.named_children()) if len(list(net.children())) else ((),())
+    for (a,conv),(b,norm) in zip(zip(names, parts), list(zip(names, parts))[1:]):
+        pair = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        if not pair or conv.out_channels!=norm.num_features: continue
+        fused = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
+                                     norm.weight, norm.bias)
+        conv.weight,conv.bias = fused
+        setattr(net, b, _rest_of(norm))
+    for o in parts: fold_batch_norms(o)
+    return net

@@ -6,7 +6,7 @@
 __all__ = ['own_light', 'ChannelScale', 'FeatureCoder', 'feature_error', 'joined', 'LinearCoder', 'FeatureAutoencoder',
            'feature_ae', 'patches_of', 'outside']
 
-# %% ../../nbs/30_models.feature_ae.ipynb #8105589b
+# %% ../../nbs/30_models.feature_ae.ipynb #819224be
 import torch, torch.nn.functional as F
 from einops import rearrange, reduce
 from fastcore.basics import patch
@@ -14,11 +14,11 @@ from torch import nn, Tensor
 
 from .base import BaseAutoencoder, builds, model_registry, Pass, Recon
 from .cnn_ae import conv_block
-from .encoders import get_encoder
+from .encoders import fold_batch_norms, get_encoder, stage_layers
 from .memory import PatchGaussian, PatchMemory, PatchSample, PositionGaussian
 from .resnet_ae import ResBlock
 
-# %% ../../nbs/30_models.feature_ae.ipynb #2b5e064d
+# %% ../../nbs/30_models.feature_ae.ipynb #ec68b5d3
 def own_light(
     x:Tensor, # images, `b c h w`, in [0,1]
     least:float=.02 # smallest standard deviation to divide by; limits the noise of an empty image
@@ -27,7 +27,7 @@ def own_light(
     std = x.std((1,2,3), keepdim=True).clamp_min(least)
     return (x-x.mean((2,3), keepdim=True))/std
 
-# %% ../../nbs/30_models.feature_ae.ipynb #cd30da75
+# %% ../../nbs/30_models.feature_ae.ipynb #e6691764
 class ChannelScale(nn.Module):
     "Standardises the channels of features by the statistics of good images, and limits them."
     top = 8. # largest value either way, standard deviations
@@ -48,7 +48,7 @@ class ChannelScale(nn.Module):
     )->Tensor: # shaped as `f`
         return ((f-self.mean[:,None,None])/self.std[:,None,None]).clamp(-self.top, self.top)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #3068b3e1
+# %% ../../nbs/30_models.feature_ae.ipynb #2e383233
 @patch
 def add(self:ChannelScale,
     f:Tensor # features of good images, `b nf h w`
@@ -67,7 +67,7 @@ def finish(self:ChannelScale):
     self.std.copy_((self._square/self._n-mean**2).clamp_min(1e-8).sqrt())
     self.reset()
 
-# %% ../../nbs/30_models.feature_ae.ipynb #78d7fdcd
+# %% ../../nbs/30_models.feature_ae.ipynb #a03368d8
 def _squeeze(ni, no, times):
     "Strided convolutions that halve a level `times` times."
     return nn.Sequential(*(conv_block(ni if i==0 else no, no, 2) for i in range(times)))
@@ -92,7 +92,7 @@ class FeatureCoder(nn.Module):
         self.to_features = nn.ModuleList(nn.Conv2d(nf, c, 1) for c in channels)
         self.to_image = nn.Sequential(nn.Conv2d(nf, ni*up**2, 1), nn.PixelShuffle(up))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #8b4569da
+# %% ../../nbs/30_models.feature_ae.ipynb #ca36ae9e
 @patch
 def encode(self:FeatureCoder,
     levels:list # standardised features, fine to coarse, `b c h w` each
@@ -109,7 +109,7 @@ def decode(self:FeatureCoder,
     for up in self.ups: hs.append(up(F.interpolate(hs[-1], scale_factor=2.)))
     return [o(h) for o,h in zip(self.to_features, hs[::-1])], self.to_image(hs[-1].detach())
 
-# %% ../../nbs/30_models.feature_ae.ipynb #57857f99
+# %% ../../nbs/30_models.feature_ae.ipynb #d8d41e52
 def feature_error(
     f:Tensor, # features of the image, `b c h w`, standardised
     fr:Tensor # their reconstruction, shaped as `f`
@@ -119,7 +119,7 @@ def feature_error(
     angle = 1-F.cosine_similarity(f, fr, dim=1, eps=1e-6)
     return (angle+reduce((f-fr)**2, 'b c h w -> b h w', 'mean'))/2
 
-# %% ../../nbs/30_models.feature_ae.ipynb #a927d379
+# %% ../../nbs/30_models.feature_ae.ipynb #33903cd0
 def joined(
     levels:list # features, fine to coarse, `b c h w` each
 )->Tensor: # `b sum(c) h w` at the finest level
@@ -141,7 +141,7 @@ class LinearCoder(nn.Module):
         self.register_buffer('axes', torch.eye(nf)[:min(nz, nf)])
         self.register_buffer('image', torch.zeros(ni*up**2, min(nz, nf)+1))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #8a2442b6
+# %% ../../nbs/30_models.feature_ae.ipynb #04df3a42
 @patch
 def encode(self:LinearCoder,
     levels:list # standardised features, fine to coarse, `b c h w` each
@@ -158,7 +158,7 @@ def decode(self:LinearCoder,
     parts = [F.avg_pool2d(o, 2**k) for k,o in enumerate(f.split(self.channels, 1))]
     return parts, F.pixel_shuffle(F.conv2d(z, self.image[:,:-1,None,None], self.image[:,-1]), self.up)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #ef199967
+# %% ../../nbs/30_models.feature_ae.ipynb #1fdd630a
 @patch
 @torch.no_grad()
 def fit(self:LinearCoder,
@@ -172,7 +172,7 @@ def fit(self:LinearCoder,
     ridge = 1e-3*len(z)*torch.eye(z.shape[1], device=z.device, dtype=z.dtype)
     self.image.copy_(torch.linalg.solve(z.T@z+ridge, z.T@pixels.double()).T)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #77a59f09
+# %% ../../nbs/30_models.feature_ae.ipynb #1ac26d41
 def _check_reductions(name, reductions):
     "The reductions as a tuple: each twice the one before."
     rs = tuple(reductions) if isinstance(reductions, (list,tuple)) else ()
@@ -180,17 +180,18 @@ def _check_reductions(name, reductions):
     raise ValueError(f"{name}.reductions must be whole numbers, each twice the one before, such as [4, 8, 16]; "
                      f"got {reductions!r}")
 
-def _stages(backbone, ni, reductions):
-    "An encoder that gives the levels of these reductions."
-    enc = get_encoder(backbone, ni)
-    have = enc.reductions
+def _layers_at(backbone, ni, reductions):
+    "The encoder's layers that give these reductions."
+    have,layers = get_encoder(backbone, ni).reductions,stage_layers(backbone, ni)
     lacks = [r for r in reductions if r not in have]
     if lacks:
-        raise ValueError(f"backbone '{backbone}' has reductions {sorted(set(have))}, not {lacks[0]}; "
-                         f"take reductions from these")
-    return enc, [have.index(r) for r in reductions]
+        raise ValueError(f"backbone '{backbone}' has no features at reduction {lacks[0]}; "
+                         f"take reductions from {sorted(set(have))}")
+    return [layers[have.index(r)] for r in reductions]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #d59d975e
+def _frozen(encoder): return fold_batch_norms(encoder.eval()).requires_grad_(False).to(memory_format=torch.channels_last)
+
+# %% ../../nbs/30_models.feature_ae.ipynb #b4108977
 class FeatureAutoencoder(BaseAutoencoder):
     "A frozen, pretrained encoder; an autoencoder of its features; memory bank and Gaussians of good patches."
     name = 'feature_ae'
@@ -217,24 +218,24 @@ class FeatureAutoencoder(BaseAutoencoder):
         self.get_number('noise', 0, .9)
         self.get_choice('coder', ['conv','linear'])
         self.reductions = _check_reductions(self.name, reductions)
-        encoder,self.stages = _stages(backbone, ni, self.reductions)
-        self.encoder = encoder.requires_grad_(False).eval()
+        self.layers = _layers_at(backbone, ni, self.reductions)
+        self.encoder = _frozen(get_encoder(backbone, ni, self.layers))
         self.stride,self.min_size = self.reductions[-1],2*self.reductions[-1]
         self.register_buffer('ready', torch.tensor(not (pretrained or weights))) # whether its weights are loaded
         self._build()
 
-# %% ../../nbs/30_models.feature_ae.ipynb #360ab408
+# %% ../../nbs/30_models.feature_ae.ipynb #f4af44c3
 @patch
 def _build(self:FeatureAutoencoder):
     "The parts that learn."
-    s,cs = self.settings,[self.encoder.channels[i] for i in self.stages]
+    s,cs = self.settings,self.encoder.channels
     self.channels = cs # of the levels
     self.scales = nn.ModuleList(map(ChannelScale, cs))
     args = cs, s['ni'], self.reductions[0], s['nz']
     self.coder = LinearCoder(*args) if s['coder']=='linear' else FeatureCoder(*args, s['nf'], s['noise'])
     self.patches = nn.ModuleDict({n: o for n,o in self._statistics() if self.keeps(n)})
 
-# %% ../../nbs/30_models.feature_ae.ipynb #c9be8539
+# %% ../../nbs/30_models.feature_ae.ipynb #a93f1ae4
 @patch
 def keeps(self:FeatureAutoencoder,
     name:str # of a map
@@ -260,7 +261,7 @@ def _places(self:FeatureAutoencoder, r):
     if hw is None: raise ValueError('feature_ae.position needs feature_ae.hw, the height and width of the images')
     return tuple(-(-n//self.stride)*self.stride//r for n in hw)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #b1524c8a
+# %% ../../nbs/30_models.feature_ae.ipynb #bf0b2681
 @patch
 def levels(self:FeatureAutoencoder,
     x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
@@ -268,10 +269,10 @@ def levels(self:FeatureAutoencoder,
     "The encoder's features of images, each image brought to its own light."
     e = self.encoder
     light = own_light(x)*e.std[:,None,None]+e.mean[:,None,None]        # the encoder takes its own statistics off
-    with torch.no_grad(): fs = e(light)
-    return [fs[i].float() for i in self.stages]
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        return e(light.contiguous(memory_format=torch.channels_last))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #5f54a327
+# %% ../../nbs/30_models.feature_ae.ipynb #74b250d4
 @patch
 def scaled(self:FeatureAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -280,13 +281,13 @@ def scaled(self:FeatureAutoencoder,
     self._check(x)
     return [scale(f) for scale,f in zip(self.scales, self.levels(self.pad(x)))]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #fe21bacb
+# %% ../../nbs/30_models.feature_ae.ipynb #d3bd7207
 @model_registry
 @builds(FeatureAutoencoder)
 def feature_ae()->FeatureAutoencoder: # model, with an encoder of random weights until `load_pretrained`
     "Feature autoencoder on a frozen, pretrained encoder; its latent is `b nz h/16 w/16`."
 
-# %% ../../nbs/30_models.feature_ae.ipynb #c4bd3cea
+# %% ../../nbs/30_models.feature_ae.ipynb #94a1abb3
 @patch
 def encode(self:FeatureAutoencoder,
     x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
@@ -301,7 +302,7 @@ def decode(self:FeatureAutoencoder,
     "Latent to images."
     return self.coder.decode(z)[1]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #64d1bfb8
+# %% ../../nbs/30_models.feature_ae.ipynb #37d14055
 @patch
 def train(self:FeatureAutoencoder,
     mode:bool=True # False: evaluation
@@ -315,18 +316,20 @@ def train(self:FeatureAutoencoder,
 def load_pretrained(self:FeatureAutoencoder):
     "Loads the weights that the settings ask for into the encoder, unless that was done before."
     if self.ready: return
-    given = self.settings['weights']
-    self.encoder.load_from(self.settings['pretrained'] and given is None, given)
+    s = self.settings
+    loaded = get_encoder(s['backbone'], s['ni'], self.layers, s['pretrained'] and s['weights'] is None, s['weights'])
+    self.encoder.load_state_dict(_frozen(loaded).state_dict())
+    self.encoder.origin = loaded.origin
     self.ready.fill_(True)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #822abec4
+# %% ../../nbs/30_models.feature_ae.ipynb #f6efe013
 def patches_of(
     levels:list # two neighbouring levels or one, fine to coarse, `b c h w` each
 )->Tensor: # `b sum(c) h w` at the finer
     "Features of patches: means over 3×3 places, levels side by side."
     return joined([F.avg_pool2d(f, 3, 1, 1, count_include_pad=False) for f in levels])
 
-# %% ../../nbs/30_models.feature_ae.ipynb #77eb907a
+# %% ../../nbs/30_models.feature_ae.ipynb #5b86ea15
 @patch
 def level_of(self:FeatureAutoencoder,
     name:str # of a map, which ends in its reduction
@@ -356,7 +359,7 @@ def distances(self:FeatureAutoencoder,
         seen[n] = o(seen[r], owner) if isinstance(o, PatchMemory) else o(seen[r])
     return {n: seen[n] for n in self.patches}
 
-# %% ../../nbs/30_models.feature_ae.ipynb #e1ad0701
+# %% ../../nbs/30_models.feature_ae.ipynb #8f6c24be
 def _rows_inside(f, valid):
     "The places of `f`, `b c h w`, of which most pixels are valid, as rows."
     valid = F.interpolate(valid[:,None], f.shape[-2:], mode='area')[:,0]
@@ -366,7 +369,7 @@ def _with_owner(f, owner):
     "Features with the number of the part as one channel more."
     return torch.cat([f, owner.to(f)[:,None,None,None].expand(-1, 1, *f.shape[-2:])], 1)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #274331d2
+# %% ../../nbs/30_models.feature_ae.ipynb #32d68e88
 class _Samples:
     "What the parts of a model are fitted to: samples of patches by reduction, of joined levels, and whole images."
     most = 100 # whole images
@@ -388,7 +391,7 @@ class _Samples:
             self.joined.add(_rows_inside(torch.cat([joined(levels), pixels], 1), valid))
         if self.places and sum(map(len, self.whole)) < self.most: self.whole.append(m.patches_at(levels, self.places[0]))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #160f9aa1
+# %% ../../nbs/30_models.feature_ae.ipynb #7978e634
 @patch
 @torch.no_grad()
 def observe(self:FeatureAutoencoder,
@@ -407,7 +410,7 @@ def observe(self:FeatureAutoencoder,
         self.coder.fit(rows[:, :sum(self.channels)], rows[:, sum(self.channels):])
     for name,o in self.patches.items(): self._fit_patches(name, o, samples)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #5aebd790
+# %% ../../nbs/30_models.feature_ae.ipynb #058385c9
 @patch
 def _fit_patches(self:FeatureAutoencoder, name, module, samples):
     "Fits a memory bank or a Gaussian."
@@ -416,7 +419,7 @@ def _fit_patches(self:FeatureAutoencoder, name, module, samples):
     f,owner = rows[:, :-1],rows[:, -1].round().long()
     module.fit(f, owner) if isinstance(module, PatchMemory) else module.fit(f)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #fdcbb0dd
+# %% ../../nbs/30_models.feature_ae.ipynb #bf01f7d4
 @patch
 def _at_size(self:FeatureAutoencoder, m, x):
     "A map `b h w` of `x`, padded to multiples of the stride, at the size of the images `x`."
@@ -454,7 +457,7 @@ def maps_of(self:FeatureAutoencoder,
     errors = {f'feature_{r}': feature_error(*o) for r,*o in pairs if self.keeps(f'feature_{r}')}
     return {n: self._at_size(m, x) for n,m in {**errors, **distances}.items()}
 
-# %% ../../nbs/30_models.feature_ae.ipynb #88ffab69
+# %% ../../nbs/30_models.feature_ae.ipynb #0a42bc10
 @patch
 def reconstruct(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -466,7 +469,7 @@ def reconstruct(self:FeatureAutoencoder,
     back,xr = self.coder.decode(self.coder.encode(levels))
     return Recon(xr[..., :h, :w], self.maps_of(x, levels, back, self.distances(levels)))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #ef1004fb
+# %% ../../nbs/30_models.feature_ae.ipynb #363e8c00
 @patch
 def forward(self:FeatureAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -475,7 +478,7 @@ def forward(self:FeatureAutoencoder,
     h,w = x.shape[-2:]
     return self.coder.decode(self.coder.encode(self.scaled(x)))[1][..., :h, :w]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #bb0b358e
+# %% ../../nbs/30_models.feature_ae.ipynb #0fc2eba6
 def outside(
     mask:Tensor, # pixels of defects, `b h w` of 0/1
     hw:tuple, # height and width of a level
@@ -485,7 +488,7 @@ def outside(
     touched = F.adaptive_max_pool2d(mask[:,None].float(), hw)
     return 1-F.max_pool2d(touched, 2*margin+1, 1, margin)[:,0]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #d9e4da80
+# %% ../../nbs/30_models.feature_ae.ipynb #67f4fe8b
 @patch(as_prop=True)
 def is_linear(self:FeatureAutoencoder)->bool: # True: nothing is trained by steps
     "Whether the autoencoder of the features is the linear one."
@@ -507,7 +510,7 @@ def coder_loss(self:FeatureAutoencoder,
     error = sum((e*u).sum()/u.sum().clamp_min(1) for e,u in zip(errors, use))/len(errors)
     return error+loss(clean.float(), xr[..., :h, :w].float())
 
-# %% ../../nbs/30_models.feature_ae.ipynb #2ea6dbbf
+# %% ../../nbs/30_models.feature_ae.ipynb #c28b9bb9
 @patch
 def read(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -528,7 +531,7 @@ def learn(self:FeatureAutoencoder,
     with torch.autocast(clean.device.type, enabled=False):
         return self.coder_loss(inputs, back, xr, clean, mask, loss)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #de85eecd
+# %% ../../nbs/30_models.feature_ae.ipynb #7124f36c
 @patch
 def training_pass(self:FeatureAutoencoder,
     corrupted:Tensor, # input, `b c h w`, in [0,1]

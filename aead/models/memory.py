@@ -25,15 +25,18 @@ def k_center_greedy(
     seed:int=0 # of the projection
 )->Tensor: # their indices in the order chosen, `k`
     "K-center greedy sampling: each next point is the one farthest from those chosen before."
-    x = _project(x-x.mean(0), dim, seed)
-    chosen = [x.square().sum(1).argmin()]
-    near = (x-x[chosen[0]]).square().sum(1)                     # squared distance to the nearest chosen point
+    x = _project(x-x.mean(0), dim, seed).contiguous()
+    square = x.square().sum(1)
+    chosen = [int(square.argmin())]
+    near = torch.full_like(square, float('inf'))                # squared distance to the nearest chosen point
     for _ in range(min(k, len(x))-1):
-        chosen.append(near.argmax())
-        near = torch.minimum(near, (x-x[chosen[-1]]).square().sum(1))
-    return torch.stack(chosen)
+        i = chosen[-1]
+        torch.minimum(near, torch.addmv(square+square[i], x, x[i], alpha=-2), out=near)
+        near[i] = -float('inf')                                 # rounding must not choose a point twice
+        chosen.append(int(near.argmax()))
+    return torch.tensor(chosen, device=x.device)
 
-# %% ../../nbs/23_models.memory.ipynb #a16c10f2
+# %% ../../nbs/23_models.memory.ipynb #0dfd768a
 class PatchSample:
     "Uniform random sample of up to `n` rows of everything that is added."
     def __init__(self,
@@ -104,7 +107,7 @@ def _nearest(f, bank, barred=None):
     i = near.argmin(1)
     return i, _distance(f, bank[i])
 
-# %% ../../nbs/23_models.memory.ipynb #0cfe6f3e
+# %% ../../nbs/23_models.memory.ipynb #654b29f8
 def _rarity(f, d, i, bank, k):
     "Factor of equation 7 of PatchCore for distances `d` to the rows `i` of `bank`, with `k` neighbours of each."
     own = torch.cdist(bank[i], bank)
@@ -112,7 +115,7 @@ def _rarity(f, d, i, bank, k):
     far = torch.cat([d[:,None], _distance(f[:,None], near)], 1)/f.shape[1]**.5
     return 1-far.softmax(1)[:,0]
 
-# %% ../../nbs/23_models.memory.ipynb #dc67903f
+# %% ../../nbs/23_models.memory.ipynb #27adb5fd
 _block = 1024 # rows compared at a time: their distances to the bank fit the processor's cache
 
 @patch
@@ -135,7 +138,7 @@ def forward(self:PatchMemory,
                    for k in range(0, len(rows), _block)])
     return rearrange(d, '(b h w) -> b h w', b=b, h=h, w=w)
 
-# %% ../../nbs/23_models.memory.ipynb #4b7b4d9d
+# %% ../../nbs/23_models.memory.ipynb #58f24c2d
 def shrunk_covariance(
     x:Tensor # rows, `n d`, or `p n d` for `p` covariances
 )->Tensor: # `d d`, or `p d d`
@@ -150,7 +153,7 @@ def shrunk_covariance(
     share = (noise/spread.clamp_min(1e-12)).clamp(0, 1)[...,None,None]
     return (1-share)*s+share*unit
 
-# %% ../../nbs/23_models.memory.ipynb #be6a7a66
+# %% ../../nbs/23_models.memory.ipynb #b12b9c89
 def _whitening(cov):
     "The matrix `w` with `|w x|` the Mahalanobis distance of `x` over the root of its number of channels, `… d d`."
     d = cov.shape[-1]
@@ -167,7 +170,7 @@ class PatchGaussian(nn.Module):
         self.register_buffer('mean', torch.zeros(nf))
         self.register_buffer('whiten', torch.eye(nf)/nf**.5)
 
-# %% ../../nbs/23_models.memory.ipynb #18a44f29
+# %% ../../nbs/23_models.memory.ipynb #a8f84da4
 @patch
 @torch.no_grad()
 def fit(self:PatchGaussian,
@@ -185,7 +188,7 @@ def forward(self:PatchGaussian,
     z = einsum(f-self.mean[:,None,None], self.whiten, 'b c h w, d c -> b d h w')
     return z.square().sum(1).sqrt()
 
-# %% ../../nbs/23_models.memory.ipynb #810e6b1c
+# %% ../../nbs/23_models.memory.ipynb #30ff1905
 class PositionGaussian(nn.Module):
     "Gaussian distribution of good patches at each place; called with features, it gives their Mahalanobis distance."
     def __init__(self,
@@ -201,7 +204,7 @@ class PositionGaussian(nn.Module):
         self.register_buffer('mean', torch.zeros(p, dim))
         self.register_buffer('whiten', (torch.eye(dim)/dim**.5).repeat(p, 1, 1))
 
-# %% ../../nbs/23_models.memory.ipynb #89125cd0
+# %% ../../nbs/23_models.memory.ipynb #7818bff9
 @patch
 def _mixed(self:PositionGaussian, f):
     "Features `b c h w` as `p b d`, for each place."
