@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-import pandas as pd, torch
+import pandas as pd, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle, lr_find # noqa: F401 (methods of `Learner`)
@@ -52,11 +52,15 @@ class StepLoss:
     def __call__(self, x, xr): return self.loss(x, xr, valid=self.valid)
 
     def on_mask(self,
-        logits, # of a defect, `b h w`
+        logits, # of a defect, `b h w`; or at a lower resolution, `b h/n w/n`
         mask # defect pixels, `b h w` of 0/1
     ): # scalar
-        "The loss on maps and masks, over the pixels that count."
-        return self.mask_loss(logits, mask, self.valid)
+        "The loss on maps and masks, over the pixels that count; a place of a coarser map counts as its pixels do."
+        valid,hw = self.valid,logits.shape[-2:]
+        if hw!=mask.shape[-2:]:
+            mask = F.adaptive_max_pool2d(mask[:,None], hw)[:,0]
+            valid = 1-F.adaptive_max_pool2d(1-valid[:,None], hw)[:,0]
+        return self.mask_loss(logits, mask, valid)
 
 # %% ../nbs/40_learner.ipynb #a8dd1525
 class AnomalyLearner(Learner):

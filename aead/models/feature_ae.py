@@ -6,7 +6,7 @@
 __all__ = ['own_light', 'ChannelScale', 'FeatureCoder', 'feature_error', 'joined', 'LinearCoder', 'FeatureAutoencoder',
            'feature_ae', 'patches_of', 'outside']
 
-# %% ../../nbs/30_models.feature_ae.ipynb #819224be
+# %% ../../nbs/30_models.feature_ae.ipynb #3ceb4fd6
 import torch, torch.nn.functional as F
 from einops import rearrange, reduce
 from fastcore.basics import patch
@@ -18,7 +18,7 @@ from .encoders import fold_batch_norms, get_encoder, stage_layers
 from .memory import PatchGaussian, PatchMemory, PatchSample, PositionGaussian
 from .resnet_ae import ResBlock
 
-# %% ../../nbs/30_models.feature_ae.ipynb #ec68b5d3
+# %% ../../nbs/30_models.feature_ae.ipynb #4c67af2b
 def own_light(
     x:Tensor, # images, `b c h w`, in [0,1]
     least:float=.02 # smallest standard deviation to divide by; limits the noise of an empty image
@@ -27,7 +27,7 @@ def own_light(
     std = x.std((1,2,3), keepdim=True).clamp_min(least)
     return (x-x.mean((2,3), keepdim=True))/std
 
-# %% ../../nbs/30_models.feature_ae.ipynb #e6691764
+# %% ../../nbs/30_models.feature_ae.ipynb #bb6ac326
 class ChannelScale(nn.Module):
     "Standardises the channels of features by the statistics of good images, and limits them."
     top = 8. # largest value either way, standard deviations
@@ -48,7 +48,7 @@ class ChannelScale(nn.Module):
     )->Tensor: # shaped as `f`
         return ((f-self.mean[:,None,None])/self.std[:,None,None]).clamp(-self.top, self.top)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #2e383233
+# %% ../../nbs/30_models.feature_ae.ipynb #1d63e7ef
 @patch
 def add(self:ChannelScale,
     f:Tensor # features of good images, `b nf h w`
@@ -67,7 +67,7 @@ def finish(self:ChannelScale):
     self.std.copy_((self._square/self._n-mean**2).clamp_min(1e-8).sqrt())
     self.reset()
 
-# %% ../../nbs/30_models.feature_ae.ipynb #a03368d8
+# %% ../../nbs/30_models.feature_ae.ipynb #771e083e
 def _squeeze(ni, no, times):
     "Strided convolutions that halve a level `times` times."
     return nn.Sequential(*(conv_block(ni if i==0 else no, no, 2) for i in range(times)))
@@ -92,7 +92,7 @@ class FeatureCoder(nn.Module):
         self.to_features = nn.ModuleList(nn.Conv2d(nf, c, 1) for c in channels)
         self.to_image = nn.Sequential(nn.Conv2d(nf, ni*up**2, 1), nn.PixelShuffle(up))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #ca36ae9e
+# %% ../../nbs/30_models.feature_ae.ipynb #4be6a76c
 @patch
 def encode(self:FeatureCoder,
     levels:list # standardised features, fine to coarse, `b c h w` each
@@ -109,7 +109,7 @@ def decode(self:FeatureCoder,
     for up in self.ups: hs.append(up(F.interpolate(hs[-1], scale_factor=2.)))
     return [o(h) for o,h in zip(self.to_features, hs[::-1])], self.to_image(hs[-1].detach())
 
-# %% ../../nbs/30_models.feature_ae.ipynb #d8d41e52
+# %% ../../nbs/30_models.feature_ae.ipynb #cd4c7915
 def feature_error(
     f:Tensor, # features of the image, `b c h w`, standardised
     fr:Tensor # their reconstruction, shaped as `f`
@@ -119,7 +119,7 @@ def feature_error(
     angle = 1-F.cosine_similarity(f, fr, dim=1, eps=1e-6)
     return (angle+reduce((f-fr)**2, 'b c h w -> b h w', 'mean'))/2
 
-# %% ../../nbs/30_models.feature_ae.ipynb #33903cd0
+# %% ../../nbs/30_models.feature_ae.ipynb #893c47c9
 def joined(
     levels:list # features, fine to coarse, `b c h w` each
 )->Tensor: # `b sum(c) h w` at the finest level
@@ -141,7 +141,7 @@ class LinearCoder(nn.Module):
         self.register_buffer('axes', torch.eye(nf)[:min(nz, nf)])
         self.register_buffer('image', torch.zeros(ni*up**2, min(nz, nf)+1))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #04df3a42
+# %% ../../nbs/30_models.feature_ae.ipynb #a2d48fc6
 @patch
 def encode(self:LinearCoder,
     levels:list # standardised features, fine to coarse, `b c h w` each
@@ -150,15 +150,25 @@ def encode(self:LinearCoder,
     return F.conv2d(joined(levels), self.axes[:,:,None,None])
 
 @patch
+def back(self:LinearCoder,
+    levels:list # standardised features, fine to coarse, `b c h w` each
+)->list: # reconstructed levels, shaped as `levels`
+    "The levels through the bottleneck, without the image."
+    return self._levels(self.encode(levels))
+
+@patch
+def _levels(self:LinearCoder, z):
+    f = F.conv2d(z, self.axes.T[:,:,None,None])
+    return [F.avg_pool2d(o, 2**k) for k,o in enumerate(f.split(self.channels, 1))]
+
+@patch
 def decode(self:LinearCoder,
     z:Tensor # components, `b nz h w`
 )->tuple: # levels, `b c h w` each at their own reduction; image `b ni h w`
     "Principal components to levels and image."
-    f = F.conv2d(z, self.axes.T[:,:,None,None])
-    parts = [F.avg_pool2d(o, 2**k) for k,o in enumerate(f.split(self.channels, 1))]
-    return parts, F.pixel_shuffle(F.conv2d(z, self.image[:,:-1,None,None], self.image[:,-1]), self.up)
+    return self._levels(z), F.pixel_shuffle(F.conv2d(z, self.image[:,:-1,None,None], self.image[:,-1]), self.up)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #1fdd630a
+# %% ../../nbs/30_models.feature_ae.ipynb #e4c3efd1
 @patch
 @torch.no_grad()
 def fit(self:LinearCoder,
@@ -172,7 +182,7 @@ def fit(self:LinearCoder,
     ridge = 1e-3*len(z)*torch.eye(z.shape[1], device=z.device, dtype=z.dtype)
     self.image.copy_(torch.linalg.solve(z.T@z+ridge, z.T@pixels.double()).T)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #1ac26d41
+# %% ../../nbs/30_models.feature_ae.ipynb #10fe44d4
 def _check_reductions(name, reductions):
     "The reductions as a tuple: each twice the one before."
     rs = tuple(reductions) if isinstance(reductions, (list,tuple)) else ()
@@ -191,7 +201,7 @@ def _layers_at(backbone, ni, reductions):
 
 def _frozen(encoder): return fold_batch_norms(encoder.eval()).requires_grad_(False).to(memory_format=torch.channels_last)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #b4108977
+# %% ../../nbs/30_models.feature_ae.ipynb #43db290d
 class FeatureAutoencoder(BaseAutoencoder):
     "A frozen, pretrained encoder; an autoencoder of its features; memory bank and Gaussians of good patches."
     name = 'feature_ae'
@@ -205,7 +215,7 @@ class FeatureAutoencoder(BaseAutoencoder):
         nz:int=64, # channels of the bottleneck
         nf:int=32, # channels of the decoder
         noise:float=.2, # share of the bottleneck's channels that are dropped in training
-        memory:int=6000, # patches in each memory bank; 0: no bank
+        memory:int=4000, # patches in the memory bank, a quarter of it in one with four times the places; 0: no bank
         neighbours:int=0, # patches of the bank that reweight a distance; 0: no reweighting
         gaussian:bool=True, # with a Gaussian of all patches
         position:int=0, # channels of a Gaussian at each place, for parts that lie alike; 0: none
@@ -224,7 +234,7 @@ class FeatureAutoencoder(BaseAutoencoder):
         self.register_buffer('ready', torch.tensor(not (pretrained or weights))) # whether its weights are loaded
         self._build()
 
-# %% ../../nbs/30_models.feature_ae.ipynb #f4af44c3
+# %% ../../nbs/30_models.feature_ae.ipynb #2d2bb6e9
 @patch
 def _build(self:FeatureAutoencoder):
     "The parts that learn."
@@ -235,7 +245,9 @@ def _build(self:FeatureAutoencoder):
     self.coder = LinearCoder(*args) if s['coder']=='linear' else FeatureCoder(*args, s['nf'], s['noise'])
     self.patches = nn.ModuleDict({n: o for n,o in self._statistics() if self.keeps(n)})
 
-# %% ../../nbs/30_models.feature_ae.ipynb #a93f1ae4
+# %% ../../nbs/30_models.feature_ae.ipynb #02bc483f
+_compared = 64 # principal components of a patch that are compared with the bank
+
 @patch
 def keeps(self:FeatureAutoencoder,
     name:str # of a map
@@ -248,9 +260,10 @@ def keeps(self:FeatureAutoencoder,
 def _statistics(self:FeatureAutoencoder):
     "Yields `(name of the map, module)` for memory banks and Gaussians."
     s,rs,cs = self.settings,self.reductions,self.channels
-    for k in range(max(1, len(rs)-1)):
+    top = max(0, len(rs)-2)
+    for k in range(top+1):
         nf = sum(cs[k:k+2])
-        if s['memory']: yield f'memory_{rs[k]}', PatchMemory(nf, s['memory'], 64, s['neighbours'])
+        if s['memory']: yield f'memory_{rs[k]}', PatchMemory(nf, max(1, s['memory']//4**(top-k)), _compared, s['neighbours'])
         if s['gaussian']: yield f'gaussian_{rs[k]}', PatchGaussian(nf)
     if s['position']: yield f'position_{rs[k]}', PositionGaussian(nf, self._places(rs[k]), s['position'])
 
@@ -261,7 +274,7 @@ def _places(self:FeatureAutoencoder, r):
     if hw is None: raise ValueError('feature_ae.position needs feature_ae.hw, the height and width of the images')
     return tuple(-(-n//self.stride)*self.stride//r for n in hw)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #bf0b2681
+# %% ../../nbs/30_models.feature_ae.ipynb #6033da92
 @patch
 def levels(self:FeatureAutoencoder,
     x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
@@ -272,7 +285,7 @@ def levels(self:FeatureAutoencoder,
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         return e(light.contiguous(memory_format=torch.channels_last))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #74b250d4
+# %% ../../nbs/30_models.feature_ae.ipynb #f07b4ece
 @patch
 def scaled(self:FeatureAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -281,13 +294,13 @@ def scaled(self:FeatureAutoencoder,
     self._check(x)
     return [scale(f) for scale,f in zip(self.scales, self.levels(self.pad(x)))]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #d3bd7207
+# %% ../../nbs/30_models.feature_ae.ipynb #03a2d707
 @model_registry
 @builds(FeatureAutoencoder)
 def feature_ae()->FeatureAutoencoder: # model, with an encoder of random weights until `load_pretrained`
     "Feature autoencoder on a frozen, pretrained encoder; its latent is `b nz h/16 w/16`."
 
-# %% ../../nbs/30_models.feature_ae.ipynb #94a1abb3
+# %% ../../nbs/30_models.feature_ae.ipynb #dfb25229
 @patch
 def encode(self:FeatureAutoencoder,
     x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
@@ -302,7 +315,7 @@ def decode(self:FeatureAutoencoder,
     "Latent to images."
     return self.coder.decode(z)[1]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #37d14055
+# %% ../../nbs/30_models.feature_ae.ipynb #e464b6bb
 @patch
 def train(self:FeatureAutoencoder,
     mode:bool=True # False: evaluation
@@ -322,14 +335,14 @@ def load_pretrained(self:FeatureAutoencoder):
     self.encoder.origin = loaded.origin
     self.ready.fill_(True)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #f6efe013
+# %% ../../nbs/30_models.feature_ae.ipynb #a47a603c
 def patches_of(
     levels:list # two neighbouring levels or one, fine to coarse, `b c h w` each
 )->Tensor: # `b sum(c) h w` at the finer
     "Features of patches: means over 3×3 places, levels side by side."
     return joined([F.avg_pool2d(f, 3, 1, 1, count_include_pad=False) for f in levels])
 
-# %% ../../nbs/30_models.feature_ae.ipynb #5b86ea15
+# %% ../../nbs/30_models.feature_ae.ipynb #63eda3f3
 @patch
 def level_of(self:FeatureAutoencoder,
     name:str # of a map, which ends in its reduction
@@ -359,7 +372,7 @@ def distances(self:FeatureAutoencoder,
         seen[n] = o(seen[r], owner) if isinstance(o, PatchMemory) else o(seen[r])
     return {n: seen[n] for n in self.patches}
 
-# %% ../../nbs/30_models.feature_ae.ipynb #8f6c24be
+# %% ../../nbs/30_models.feature_ae.ipynb #921c1041
 def _rows_inside(f, valid):
     "The places of `f`, `b c h w`, of which most pixels are valid, as rows."
     valid = F.interpolate(valid[:,None], f.shape[-2:], mode='area')[:,0]
@@ -369,7 +382,7 @@ def _with_owner(f, owner):
     "Features with the number of the part as one channel more."
     return torch.cat([f, owner.to(f)[:,None,None,None].expand(-1, 1, *f.shape[-2:])], 1)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #32d68e88
+# %% ../../nbs/30_models.feature_ae.ipynb #8505e772
 class _Samples:
     "What the parts of a model are fitted to: samples of patches by reduction, of joined levels, and whole images."
     most = 100 # whole images
@@ -391,7 +404,7 @@ class _Samples:
             self.joined.add(_rows_inside(torch.cat([joined(levels), pixels], 1), valid))
         if self.places and sum(map(len, self.whole)) < self.most: self.whole.append(m.patches_at(levels, self.places[0]))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #7978e634
+# %% ../../nbs/30_models.feature_ae.ipynb #d49cb007
 @patch
 @torch.no_grad()
 def observe(self:FeatureAutoencoder,
@@ -410,7 +423,7 @@ def observe(self:FeatureAutoencoder,
         self.coder.fit(rows[:, :sum(self.channels)], rows[:, sum(self.channels):])
     for name,o in self.patches.items(): self._fit_patches(name, o, samples)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #058385c9
+# %% ../../nbs/30_models.feature_ae.ipynb #6bdb3885
 @patch
 def _fit_patches(self:FeatureAutoencoder, name, module, samples):
     "Fits a memory bank or a Gaussian."
@@ -419,14 +432,48 @@ def _fit_patches(self:FeatureAutoencoder, name, module, samples):
     f,owner = rows[:, :-1],rows[:, -1].round().long()
     module.fit(f, owner) if isinstance(module, PatchMemory) else module.fit(f)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #bf01f7d4
+# %% ../../nbs/30_models.feature_ae.ipynb #67167b17
 @patch
-def _at_size(self:FeatureAutoencoder, m, x):
-    "A map `b h w` of `x`, padded to multiples of the stride, at the size of the images `x`."
+def at_size(self:FeatureAutoencoder,
+    m:Tensor, # map of `x`, padded to multiples of the stride, `b h w`
+    x:Tensor # images, `b c h w`
+)->Tensor: # `b h w` at the images' size
+    "A map at the size of the images."
     h,w = x.shape[-2:]
     full = tuple(-(-n//self.stride)*self.stride for n in (h,w))
     return F.interpolate(m[:,None].float(), full, mode='bilinear')[:, 0, :h, :w]
 
+@patch
+def errors(self:FeatureAutoencoder,
+    levels:list, # standardised levels
+    back:list # their reconstructions
+)->list: # `b h w` each
+    "Error of the reconstruction at each level."
+    return [feature_error(*o) for o in zip(levels, back)]
+
+@patch
+def maps_of(self:FeatureAutoencoder,
+    x:Tensor, # images, `b c h w`
+    errors:list, # error of the reconstruction at each level, `b h w`
+    distances:dict # as `distances` gives them
+)->dict: # `{name: b h w}` at the images' size
+    "The maps of the model."
+    named = {f'feature_{r}': e for r,e in zip(self.reductions, errors)}
+    return {n: self.at_size(m, x) for n,m in {**named, **distances}.items() if self.keeps(n)}
+
+# %% ../../nbs/30_models.feature_ae.ipynb #c22d2eb7
+@patch
+def reconstruct(self:FeatureAutoencoder,
+    x:Tensor, # images, `b c h w`, in [0,1]
+    noise:Tensor|None=None # `n c h w`; not used
+)->Recon: # reconstruction, and the maps in the table above, at the images' size
+    "Reconstructs images through their features, and maps how unusual the features are."
+    h,w = x.shape[-2:]
+    levels = self.scaled(x)
+    back,xr = self.coder.decode(self.coder.encode(levels))
+    return Recon(xr[..., :h, :w], self.maps_of(x, self.errors(levels, back), self.distances(levels)))
+
+# %% ../../nbs/30_models.feature_ae.ipynb #47738ded
 @patch
 @torch.no_grad()
 def suspicion(self:FeatureAutoencoder,
@@ -441,35 +488,11 @@ def suspicion(self:FeatureAutoencoder,
     if not banks: raise ValueError('training images are trimmed by their distances: give feature_ae.memory or gaussian')
     out = 0
     for n in banks:
-        m = self._at_size(ds[n], x).masked_fill(valid==0, -1e9).flatten(1)
+        m = self.at_size(ds[n], x).masked_fill(valid==0, -1e9).flatten(1)
         out = out+m.topk(max(1, round(top*m.shape[1])), 1).values.clamp_min(-1e4).mean(1)/self.patches[n].mean.numel()**.5
     return out
 
-@patch
-def maps_of(self:FeatureAutoencoder,
-    x:Tensor, # images, `b c h w`
-    levels:list, # their standardised levels
-    back:list, # reconstructions of the levels
-    distances:dict # as `distances` gives them
-)->dict: # `{name: b h w}` at the images' size
-    "The maps of the model, of features that are computed already."
-    pairs = zip(self.reductions, levels, back)
-    errors = {f'feature_{r}': feature_error(*o) for r,*o in pairs if self.keeps(f'feature_{r}')}
-    return {n: self._at_size(m, x) for n,m in {**errors, **distances}.items()}
-
-# %% ../../nbs/30_models.feature_ae.ipynb #0a42bc10
-@patch
-def reconstruct(self:FeatureAutoencoder,
-    x:Tensor, # images, `b c h w`, in [0,1]
-    noise:Tensor|None=None # `n c h w`; not used
-)->Recon: # reconstruction, and the maps in the table above, at the images' size
-    "Reconstructs images through their features, and maps how unusual the features are."
-    h,w = x.shape[-2:]
-    levels = self.scaled(x)
-    back,xr = self.coder.decode(self.coder.encode(levels))
-    return Recon(xr[..., :h, :w], self.maps_of(x, levels, back, self.distances(levels)))
-
-# %% ../../nbs/30_models.feature_ae.ipynb #363e8c00
+# %% ../../nbs/30_models.feature_ae.ipynb #8e631987
 @patch
 def forward(self:FeatureAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -478,7 +501,7 @@ def forward(self:FeatureAutoencoder,
     h,w = x.shape[-2:]
     return self.coder.decode(self.coder.encode(self.scaled(x)))[1][..., :h, :w]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #0fc2eba6
+# %% ../../nbs/30_models.feature_ae.ipynb #8f933a87
 def outside(
     mask:Tensor, # pixels of defects, `b h w` of 0/1
     hw:tuple, # height and width of a level
@@ -488,7 +511,7 @@ def outside(
     touched = F.adaptive_max_pool2d(mask[:,None].float(), hw)
     return 1-F.max_pool2d(touched, 2*margin+1, 1, margin)[:,0]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #67f4fe8b
+# %% ../../nbs/30_models.feature_ae.ipynb #e5a7cecd
 @patch(as_prop=True)
 def is_linear(self:FeatureAutoencoder)->bool: # True: nothing is trained by steps
     "Whether the autoencoder of the features is the linear one."
@@ -505,12 +528,12 @@ def coder_loss(self:FeatureAutoencoder,
 )->Tensor: # scalar
     "Mean feature error over places that no defect touches and over levels, plus the loss of the image."
     h,w = clean.shape[-2:]
-    errors = [feature_error(*o) for o in zip(levels, back)]
+    errors = self.errors(levels, back)
     use = [outside(self.pad(mask[:,None])[:,0], e.shape[-2:]) for e in errors]
     error = sum((e*u).sum()/u.sum().clamp_min(1) for e,u in zip(errors, use))/len(errors)
     return error+loss(clean.float(), xr[..., :h, :w].float())
 
-# %% ../../nbs/30_models.feature_ae.ipynb #c28b9bb9
+# %% ../../nbs/30_models.feature_ae.ipynb #c686e38a
 @patch
 def read(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -531,7 +554,7 @@ def learn(self:FeatureAutoencoder,
     with torch.autocast(clean.device.type, enabled=False):
         return self.coder_loss(inputs, back, xr, clean, mask, loss)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #7124f36c
+# %% ../../nbs/30_models.feature_ae.ipynb #e9886113
 @patch
 def training_pass(self:FeatureAutoencoder,
     corrupted:Tensor, # input, `b c h w`, in [0,1]

@@ -5,71 +5,68 @@
 # %% auto #0
 __all__ = ['image_channels', 'FeatureHead', 'HeadedFeatures']
 
-# %% ../../nbs/31_models.feature_head.ipynb #90b449b7
+# %% ../../nbs/31_models.feature_head.ipynb #bb16a727
 import torch, torch.nn.functional as F
-from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from .base import BaseAutoencoder, Pass, Recon
+from .base import BaseAutoencoder, Recon
 from .cnn_ae import conv_block
-from .feature_ae import FeatureAutoencoder, feature_error
+from .feature_ae import FeatureAutoencoder
 from .head import instance_normalize, window_contrast_normalize
 
-# %% ../../nbs/31_models.feature_head.ipynb #59c97231
+# %% ../../nbs/31_models.feature_head.ipynb #c8284fb0
 def image_channels(
     x:Tensor, # images, `b c h w`, in [0,1]
     up:int # side of a place, pixels
-)->Tensor: # `b 2*c*up² h/up w/up`, limited to 5 standard deviations
-    "The image by instance and by local contrast normalisation, with the pixels of a place as channels."
+)->Tensor: # `b 2*up² h/up w/up`, limited to 5 standard deviations
+    "The grey image by instance and by local contrast normalisation, with the pixels of a place as channels."
     with torch.autocast(x.device.type, enabled=False):
-        x = x.double()                             # sums over windows cancel: the same numbers on every machine
+        x = x.double().mean(1, keepdim=True)       # sums over windows cancel: the same numbers on every machine
         both = torch.cat([instance_normalize(x)[0], window_contrast_normalize(x)], 1)
         return F.pixel_unshuffle(both.clamp(-5, 5), up).float()
 
-# %% ../../nbs/31_models.feature_head.ipynb #8a4c01b5
+# %% ../../nbs/31_models.feature_head.ipynb #1654131d
 class FeatureHead(nn.Module):
     "Feature pyramid from levels to log-odds of a defect."
     def __init__(self,
-        channels:list, # features of each level, fine to coarse
-        extra:list, # further channels of each level: image and distances
-        up:int, # pixels of the image a place of the finest level
-        nf:int=24, # channels at the finest level; twice that at the others
-        errors:bool=True # read the error of the reconstruction
+        channels:list, # features of each level, fine to coarse; at the finest with those of the image
+        beside:list, # maps beside them at each level
+        nf:int=24 # channels at the finest level; twice that at the others
     ):
         super().__init__()
-        self.up,self.channels,self.errors = up,channels,errors
-        wide = [nf,*[2*nf]*(len(channels)-1)]
-        self.norms = nn.ModuleList(nn.BatchNorm2d(e+errors) if e+errors else nn.Identity() for e in extra)
-        self.reads = nn.ModuleList(nn.Conv2d(c+e+errors, w, 1) for c,e,w in zip(channels, extra, wide))
+        self.channels,wide = channels,[nf,*[2*nf]*(len(channels)-1)]
+        self.reads = nn.ModuleList(nn.Conv2d(c, w, 1) for c,w in zip(channels, wide))
+        self.beside = nn.ModuleList(_read_maps(e, w) for e,w in zip(beside, wide))
         self.blocks = nn.ModuleList(conv_block(w, w) for w in wide)
         self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a,b in zip(wide, wide[1:]))
         self.out = nn.Conv2d(nf, 1, 1)
         nn.init.constant_(self.out.bias, -2.)                   # defects are rare
 
-# %% ../../nbs/31_models.feature_head.ipynb #65fe678b
+def _read_maps(n, no): return nn.Sequential(nn.BatchNorm2d(n), nn.Conv2d(n, no, 1, bias=False)) if n else None
+
+# %% ../../nbs/31_models.feature_head.ipynb #e2c15a48
 @patch
 def forward(self:FeatureHead,
-    inputs:list, # features and further channels of each level, `b c+e h w`, fine to coarse
-    errors:list # error of the reconstruction at each level, `b h w`
-)->Tensor: # log-odds of a defect, `b h*up w*up`
+    inputs:list # features of each level and the maps beside them, `b c+e h w`, fine to coarse
+)->Tensor: # log-odds of a defect, `b h w` at the finest level
     h = None
     for k in reversed(range(len(inputs))):
-        f,more = inputs[k][:, :self.channels[k]],inputs[k][:, self.channels[k]:]
-        if self.errors: more = torch.cat([more, errors[k][:,None]], 1)
-        new = self.reads[k](torch.cat([f, self.norms[k](more)], 1))
+        n = self.channels[k]
+        new = self.reads[k](inputs[k][:, :n])
+        if self.beside[k] is not None: new = new+self.beside[k](inputs[k][:, n:])
         if h is not None: new = new+F.interpolate(self.ups[k](h), scale_factor=2.)
         h = self.blocks[k](new)
-    return F.interpolate(self.out(h).float(), scale_factor=float(self.up), mode='bilinear')[:,0]
+    return self.out(h).float()[:,0]
 
-# %% ../../nbs/31_models.feature_head.ipynb #1d45d9c3
+# %% ../../nbs/31_models.feature_head.ipynb #6c2ca3a6
 class HeadedFeatures(BaseAutoencoder):
     "Feature autoencoder, `body`, with a head that reads its features (map `head`)."
     def __init__(self,
         body:FeatureAutoencoder, # a feature autoencoder
         nf:int=24, # channels of the head at the finest level
         weight:float=1., # weight of the head's loss; the body's has weight 1
-        errors:bool=True, # the head reads the error of the reconstruction
+        errors:bool=True, # the head reads the error of a linear reconstruction, which does not change in training
         distances:bool=True, # the head reads the distances to good patches
         image:bool=True # the head reads the image
     ):
@@ -80,61 +77,47 @@ class HeadedFeatures(BaseAutoencoder):
         self.settings = body.settings
         self.stride,self.min_size = body.stride,body.min_size
         self.body,self.weight = body,weight
-        self.image,self.distances = image,distances
-        self.head = FeatureHead(body.channels, self._extra(), body.reductions[0], nf, errors)
+        self.errors,self.distances,self.image = errors and body.is_linear,distances,image
+        beside = [self.errors+sum(body.level_of(n)==k for n in body.patches)*distances for k in range(len(body.channels))]
+        self.head = FeatureHead([body.channels[0]+2*body.reductions[0]**2*image, *body.channels[1:]], beside, nf)
 
-# %% ../../nbs/31_models.feature_head.ipynb #e854c0ee
+# %% ../../nbs/31_models.feature_head.ipynb #4c599a73
 @patch
-def _extra(self:HeadedFeatures):
-    "Number of channels beside the features, at each level."
+def _inputs(self:HeadedFeatures, x, levels, errors, distances):
+    "What the head reads at each level: features, the image at the finest, and maps."
     b = self.body
-    at = [sum(n.endswith(f'_{r}') for n in b.patches)*self.distances for r in b.reductions]
-    at[0] += 2*self.settings['ni']*b.reductions[0]**2*self.image
-    return at
+    maps = [[e] if self.errors else [] for e in errors]
+    for n,d in distances.items(): maps[b.level_of(n)].append(d)
+    parts = [[f, *(m[:,None] for m in ms)] for f,ms in zip(levels, maps)]
+    if self.image: parts[0].insert(1, image_channels(b.pad(x), b.reductions[0]))
+    return [torch.cat(o, 1) for o in parts]
 
 @patch
 def read(self:HeadedFeatures,
     x:Tensor, # images, `b c h w`, in [0,1]
     owner:Tensor|None=None # part that each image shows, `b`, whose own patches in the banks do not count; None: all do
 )->list: # what the head reads at each level, fine to coarse, `b c h w`; the features come first
-    "Features, distances and image: all that does not change in training."
-    levels = self.body.scaled(x)
-    return self._beside(x, levels, self.body.distances(levels, owner) if self.distances else {})
-
-@patch
-def _beside(self:HeadedFeatures, x, levels, distances):
-    "Levels with the distances and the image beside them."
+    "All that does not change in training."
     b = self.body
-    more = [[] for _ in levels]
-    for n,d in distances.items(): more[b.level_of(n)].append(d[:,None])
-    if self.image: more[0].append(image_channels(b.pad(x), b.reductions[0]))
-    return [torch.cat([f, *m], 1) for f,m in zip(levels, more)]
+    levels = b.scaled(x)
+    errors = b.errors(levels, b.coder.back(levels)) if self.errors else [None]*len(levels)
+    return self._inputs(x, levels, errors, b.distances(levels, owner) if self.distances else {})
 
-# %% ../../nbs/31_models.feature_head.ipynb #c6d0242c
-@patch
-def run(self:HeadedFeatures,
-    inputs:list # as `read` gives them
-)->tuple: # levels, their reconstructions, image `b c h w`, log-odds `b h w`; sides are multiples of `stride`
-    "The parts that are trained, on what the head reads."
-    levels = [o[:, :c] for o,c in zip(inputs, self.body.channels)]
-    back,xr = self.body.coder.decode(self.body.coder.encode(levels))
-    errors = [feature_error(*o).detach() for o in zip(levels, back)]
-    return levels, back, xr, self.head(inputs, errors)
-
-# %% ../../nbs/31_models.feature_head.ipynb #f3556ca4
+# %% ../../nbs/31_models.feature_head.ipynb #221bc164
 @patch
 def reconstruct(self:HeadedFeatures,
     x:Tensor, # images, `b c h w`, in [0,1]
     noise:Tensor|None=None # `n c h w`; not used
 )->Recon: # the body's, with the map `head`, log-odds of a defect
     "The body's reconstruction, and the maps of body and head."
-    h,w = x.shape[-2:]
-    levels = self.body.scaled(x)
-    distances = self.body.distances(levels)
-    _,back,xr,logits = self.run(self._beside(x, levels, distances if self.distances else {}))
-    return Recon(xr[..., :h, :w], {**self.body.maps_of(x, levels, back, distances), 'head': logits[:, :h, :w]})
+    b,(h,w) = self.body,x.shape[-2:]
+    levels = b.scaled(x)
+    back,xr = b.coder.decode(b.coder.encode(levels))
+    errors,distances = b.errors(levels, back),b.distances(levels)
+    logits = self.head(self._inputs(x, levels, errors, distances if self.distances else {}))
+    return Recon(xr[..., :h, :w], {**b.maps_of(x, errors, distances), 'head': b.at_size(logits, x)})
 
-# %% ../../nbs/31_models.feature_head.ipynb #f6ee0b4a
+# %% ../../nbs/31_models.feature_head.ipynb #2f406b9f
 @patch
 def encode(self:HeadedFeatures, x:Tensor)->Tensor: return self.body.encode(x) # the body's latent
 
@@ -166,7 +149,7 @@ def suspicion(self:HeadedFeatures,
     "The body's suspicion, before there is a head."
     return self.body.suspicion(x, valid, owner)
 
-# %% ../../nbs/31_models.feature_head.ipynb #137bf7dc
+# %% ../../nbs/31_models.feature_head.ipynb #5111195a
 @patch
 def learn(self:HeadedFeatures,
     inputs:list, # what the head reads of corrupted images
@@ -175,11 +158,10 @@ def learn(self:HeadedFeatures,
     loss # `(x, xr) -> scalar`, with `loss.on_mask(logits, mask) -> scalar`
 )->Tensor: # scalar
     "The body's loss plus the head's."
-    levels,back,xr,logits = self.run(inputs)
-    h,w = clean.shape[-2:]
-    with torch.autocast(clean.device.type, enabled=False):
-        head = self.weight*loss.on_mask(logits[:, :h, :w], mask)
-        return head if self.body.is_linear else head+self.body.coder_loss(levels, back, xr, clean, mask, loss)
+    logits = self.head(inputs)
+    with torch.autocast(clean.device.type, enabled=False): head = self.weight*loss.on_mask(logits.float(), mask)
+    if self.body.is_linear: return head
+    return head+self.body.learn([o[:, :c] for o,c in zip(inputs, self.body.channels)], clean, mask, loss)
 
 @patch
 def training_step(self:HeadedFeatures,

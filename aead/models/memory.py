@@ -36,7 +36,7 @@ def k_center_greedy(
         chosen.append(int(near.argmax()))
     return torch.tensor(chosen, device=x.device)
 
-# %% ../../nbs/23_models.memory.ipynb #0dfd768a
+# %% ../../nbs/23_models.memory.ipynb #acdf900c
 class PatchSample:
     "Uniform random sample of up to `n` rows of everything that is added."
     def __init__(self,
@@ -68,17 +68,35 @@ class PatchMemory(nn.Module):
     def __init__(self,
         nf:int, # channels of the features
         n:int, # patches in the bank
-        dim:int|None=None, # the choice compares random projections to so many dimensions; None: all channels
+        dim:int|None=None, # principal components that are compared one by one; None: all channels are
         neighbours:int=0 # patches of the bank that reweight a distance; 0: no reweighting
     ):
         super().__init__()
         if n <= neighbours: raise ValueError(f"a bank of {n} patches has no {neighbours} neighbours of a patch")
-        self.dim,self.neighbours = dim,neighbours
-        self.register_buffer('bank', torch.zeros(n, nf))
+        self.neighbours = neighbours
+        dim = None if dim is None or dim >= nf else dim
+        self.register_buffer('bank', torch.zeros(n, dim or nf))
         self.register_buffer('mean', torch.zeros(nf))
         self.register_buffer('std', torch.ones(nf))
         self.register_buffer('full', torch.tensor(False))
+        self.register_buffer('axes', None if dim is None else torch.eye(nf)[:dim])
         self.owner = None # part that each patch in the bank is from, `n`; known while training, not saved
+
+# %% ../../nbs/23_models.memory.ipynb #5fe541f9
+@patch
+def _components(self:PatchMemory, f):
+    "Standardised features `n nf` as components `n dim`, and the squared length of the rest, `n`."
+    z = (f-self.mean)/self.std
+    if self.axes is None: return z, z.new_zeros(len(z))
+    p = z@self.axes.T
+    return p, (z-p@self.axes).square().sum(1)
+
+@patch
+def _fit_axes(self:PatchMemory, f):
+    "Principal components of features `n nf`."
+    if self.axes is None: return
+    z = ((f-self.mean)/self.std).double()
+    self.axes.copy_(torch.linalg.eigh(z.T@z)[1].flip(1)[:, :len(self.axes)].T)
 
 # %% ../../nbs/23_models.memory.ipynb #debf32ce
 @patch
@@ -90,10 +108,11 @@ def fit(self:PatchMemory,
     "Fills the bank by k-center greedy sampling; if there are fewer patches than places, they are repeated."
     self.mean.copy_(f.mean(0))
     self.std.copy_(f.std(0).clamp_min(1e-4) if len(f) > 1 else torch.ones_like(f[0]))
-    f = (f-self.mean)/self.std
-    i,n = k_center_greedy(f, len(self.bank), self.dim),len(self.bank)
+    self._fit_axes(f)
+    p,n = self._components(f)[0],len(self.bank)
+    i = k_center_greedy(p, n)
     i = i.repeat(-(-n//len(i)))[:n]
-    self.bank.copy_(f[i])
+    self.bank.copy_(p[i])
     self.owner = None if owner is None else owner[i]
     self.full.fill_(True)
 
@@ -107,7 +126,7 @@ def _nearest(f, bank, barred=None):
     i = near.argmin(1)
     return i, _distance(f, bank[i])
 
-# %% ../../nbs/23_models.memory.ipynb #654b29f8
+# %% ../../nbs/23_models.memory.ipynb #9da81675
 def _rarity(f, d, i, bank, k):
     "Factor of equation 7 of PatchCore for distances `d` to the rows `i` of `bank`, with `k` neighbours of each."
     own = torch.cdist(bank[i], bank)
@@ -115,14 +134,16 @@ def _rarity(f, d, i, bank, k):
     far = torch.cat([d[:,None], _distance(f[:,None], near)], 1)/f.shape[1]**.5
     return 1-far.softmax(1)[:,0]
 
-# %% ../../nbs/23_models.memory.ipynb #27adb5fd
+# %% ../../nbs/23_models.memory.ipynb #d48b1d04
 _block = 1024 # rows compared at a time: their distances to the bank fit the processor's cache
 
 @patch
 def _measure(self:PatchMemory, f, owner):
-    "Distance of each row of `f`, `n d`, to the bank, without the patches of its own part."
-    i,d = _nearest(f, self.bank, None if owner is None else owner[:,None]==self.owner)
-    return d*_rarity(f, d, i, self.bank, self.neighbours) if self.neighbours else d
+    "Distance of each row of `f`, `n nf`, to the bank, without the patches of its own part."
+    p,rest = self._components(f)
+    i,d = _nearest(p, self.bank, None if owner is None else owner[:,None]==self.owner)
+    if self.neighbours: d = d*_rarity(p, d, i, self.bank, self.neighbours)
+    return d if self.axes is None else (d.square()+rest).sqrt()
 
 # %% ../../nbs/23_models.memory.ipynb #0dd91ac2
 @patch
@@ -132,13 +153,13 @@ def forward(self:PatchMemory,
 )->Tensor: # distance in standard deviations, `b h w`
     "Distance of each place to the nearest patch in the bank."
     b,_,h,w = f.shape
-    rows = (rearrange(f, 'b c h w -> (b h w) c')-self.mean)/self.std
+    rows = rearrange(f, 'b c h w -> (b h w) c')
     of = None if owner is None or self.owner is None else owner.repeat_interleave(h*w)
     d = torch.cat([self._measure(rows[k:k+_block], of if of is None else of[k:k+_block])
                    for k in range(0, len(rows), _block)])
     return rearrange(d, '(b h w) -> b h w', b=b, h=h, w=w)
 
-# %% ../../nbs/23_models.memory.ipynb #58f24c2d
+# %% ../../nbs/23_models.memory.ipynb #81adfb24
 def shrunk_covariance(
     x:Tensor # rows, `n d`, or `p n d` for `p` covariances
 )->Tensor: # `d d`, or `p d d`
@@ -153,7 +174,7 @@ def shrunk_covariance(
     share = (noise/spread.clamp_min(1e-12)).clamp(0, 1)[...,None,None]
     return (1-share)*s+share*unit
 
-# %% ../../nbs/23_models.memory.ipynb #b12b9c89
+# %% ../../nbs/23_models.memory.ipynb #7306e6b8
 def _whitening(cov):
     "The matrix `w` with `|w x|` the Mahalanobis distance of `x` over the root of its number of channels, `… d d`."
     d = cov.shape[-1]
@@ -170,7 +191,7 @@ class PatchGaussian(nn.Module):
         self.register_buffer('mean', torch.zeros(nf))
         self.register_buffer('whiten', torch.eye(nf)/nf**.5)
 
-# %% ../../nbs/23_models.memory.ipynb #a8f84da4
+# %% ../../nbs/23_models.memory.ipynb #124762af
 @patch
 @torch.no_grad()
 def fit(self:PatchGaussian,
@@ -188,7 +209,7 @@ def forward(self:PatchGaussian,
     z = einsum(f-self.mean[:,None,None], self.whiten, 'b c h w, d c -> b d h w')
     return z.square().sum(1).sqrt()
 
-# %% ../../nbs/23_models.memory.ipynb #30ff1905
+# %% ../../nbs/23_models.memory.ipynb #29649df5
 class PositionGaussian(nn.Module):
     "Gaussian distribution of good patches at each place; called with features, it gives their Mahalanobis distance."
     def __init__(self,
@@ -204,7 +225,7 @@ class PositionGaussian(nn.Module):
         self.register_buffer('mean', torch.zeros(p, dim))
         self.register_buffer('whiten', (torch.eye(dim)/dim**.5).repeat(p, 1, 1))
 
-# %% ../../nbs/23_models.memory.ipynb #7818bff9
+# %% ../../nbs/23_models.memory.ipynb #24ad00e6
 @patch
 def _mixed(self:PositionGaussian, f):
     "Features `b c h w` as `p b d`, for each place."
