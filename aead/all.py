@@ -28,8 +28,11 @@ from .models.vit_ae import *
 from .models.diffusion import *
 from .models.diffusion_ae import *
 from .models.head import *
+from .models.feature_ae import *
+from .models.feature_head import *
 from .models.zoo import *
 from .losses import *
+from .kept import *
 from .learner import *
 from .scoring import *
 from .calibration import *

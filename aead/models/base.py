@@ -28,10 +28,11 @@ def check_settings(
     builder, # a family's class or builder
     given:dict # keywords for it
 )->dict: # `given`
-    "Raises a `KeyError` for the first keyword that a family does not have, and suggests the nearest one."
+    "Raises a `KeyError` for the first keyword that a family does not have, and suggests what to use instead."
     name = getattr(builder, 'name', None) or builder.__name__
-    known = list(inspect.signature(builder).parameters)
+    known,gone = list(inspect.signature(builder).parameters),getattr(builder, 'gone', {})
     for k in given:
+        if k in gone: raise KeyError(f"model '{name}' has no setting '{k}' any more: {gone[k]}")
         if k not in known: raise KeyError(f"unknown setting '{k}' of model '{name}'.{did_you_mean(k, known)}")
     return given
 
@@ -64,6 +65,7 @@ class BaseAutoencoder(nn.Module, metaclass=_Family):
     name = None # of the family, in `model_registry`
     stride = 1 # height and width are padded to multiples of it
     min_size = 1 # smallest height and width, pixels
+    gone = {} # settings of earlier versions: what to use instead, by name
     origins = () # of pretrained weights that came with a checkpoint or a saved run
 
     def __init__(self):
@@ -282,6 +284,7 @@ def builds(
         @wraps(f)
         def build(*args, **kwargs): return cls(*args, **kwargs)
         build.__signature__ = inspect.signature(cls).replace(return_annotation=cls)
+        build.gone = cls.gone
         build.__delwrap__ = cls.__init__                 # where fastcore reads the comments of the arguments
         return build
     return decorate
