@@ -76,9 +76,11 @@ class KeptFeatures(Dataset):
         crop:int=256, # largest side of what is kept of a copy, pixels
         mb:int=2048, # memory, MB; what is more goes to a temporary file
         bs:int=16, # images that the encoder sees at a time
-        device='cpu' # where the encoder computes
+        device='cpu', # where the encoder computes
+        observed:bool=False # the model has observed these images: distances pass over the patches of an image's own part
     ):
         self.ds,self.copies,self.crop,self.bs,self.device = ds,copies,crop,bs,device
+        self.observed = observed
         self.use,self.channels,self.x = list(ds.use),None,None
         self.seed = ds.seed
         self._fill(model, mb)
@@ -96,12 +98,17 @@ def _fill(self:KeptFeatures, model, mb):
         for rows,batch in read_batches(self.ds, self.bs):
             if isinstance(batch, Exception): raise batch
             x,clean,mask,valid = batch
-            owner = torch.tensor([self.ds.owners[self.ds.use[i]] for i in rows], device=self.device)
-            inputs = model.read(x.to(self.device), owner)
+            inputs = model.read(x.to(self.device), self._owners(rows))
             self._put([k*n+i for i in rows], inputs, (clean, mask, valid), model.stride, mb)
     self.ds.epoch = 0
 
 # %% ../nbs/36_kept.ipynb #2d7e4926
+@patch
+def _owners(self:KeptFeatures, rows):
+    "Numbers of the parts whose patches do not count; None: all patches count."
+    if not self.observed: return None
+    return torch.tensor([self.ds.owners[self.ds.use[i]] for i in rows], device=self.device)
+
 @patch
 def _put(self:KeptFeatures, at, inputs, others, stride, mb):
     "Stores a batch at the positions `at`."
@@ -151,3 +158,15 @@ class KeptModel(nn.Module):
     )->Tensor: # scalar
         "The loss of a training step."
         return self.model.learn(unpack_levels(x.float(), self.channels), clean, mask, loss)
+
+    def get_origins(self)->list: # dicts `name source license sha256`; empty: there are no pretrained weights
+        "Where the pretrained weights in the model come from; a checkpoint asks for it."
+        return self.model.get_origins()
+
+    @property
+    def origins(self)->list: # of pretrained weights that came with a checkpoint
+        "Origins of the model inside."
+        return self.model.origins
+
+    @origins.setter
+    def origins(self, value): self.model.origins = value

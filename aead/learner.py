@@ -33,8 +33,7 @@ from .data.preprocessing import read_image
 from .data.dataset import to_tensors
 from .data.loaders import get_dls, ImageDL
 from .models.base import BaseAutoencoder, evaluating, save_tensors
-from .models.feature_ae import FeatureAutoencoder
-from .models.feature_head import HeadedFeatures
+from .models.head import get_body
 from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
 from .kept import KeptFeatures, KeptModel
@@ -208,6 +207,14 @@ def _pack(learn, ema, history):
                 hypers=[dict(h) for h in opt['hypers']], scalars=scalars, origins=learn.model.get_origins())
     return _pack_tensors(learn, ema, opt), {'run': json.dumps(rest)}
 
+# %% ../nbs/40_learner.ipynb #47511595
+_columns = 'epoch','train_loss','valid_loss','lr','seconds' # of a history
+
+def _write_history(rows, folder):
+    "Writes `history.csv`, whole or not at all; it has no rows where nothing was trained by steps."
+    table = pd.DataFrame(rows, columns=list(_columns)).assign(schema=SCHEMA)
+    with atomic_write(Path(folder)/'history.csv') as p: table.to_csv(p, index=False)
+
 # %% ../nbs/40_learner.ipynb #07cbd4d1
 class Checkpoint(Callback):
     "Writes `checkpoint.safetensors` and `history.csv` after each epoch, and keeps the history."
@@ -239,8 +246,7 @@ class Checkpoint(Callback):
     def _write(self):
         t,meta = _pack(self.learn, self.ema, self.history)
         with atomic_write(self.file) as p: save_tensors(t, p, meta)
-        history = pd.DataFrame(self.history).assign(schema=SCHEMA)
-        with atomic_write(self.path/'history.csv') as p: history.to_csv(p, index=False)
+        _write_history(self.history, self.path)
 
 # %% ../nbs/40_learner.ipynb #0c046fa5
 def _load_checkpoint(file):
@@ -431,7 +437,15 @@ def _get_learner(cfg, dls, model, path):
     t = cfg.train
     mask_loss = cfg.head and cfg.head.loss
     return anomaly_learner(dls, model, cfg.loss, t.lr, t.wd, t.ema, t.clip, t.fast, path,
-                           trim=0. if hasattr(model, 'channels') else t.trim, mask_loss=mask_loss)
+                           trim=0. if isinstance(model, KeptModel) else t.trim, mask_loss=mask_loss)
+
+def _fit(cfg, dls, model, path, resume):
+    "Trains a model by steps, from the start or from the checkpoint in `path`."
+    t,learn = cfg.train,_get_learner(cfg, dls, model, path)
+    epochs,_ = get_passes(t)
+    start = learn.resume() if resume else 0
+    if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
+    else: learn.ema.after_fit()                                    # nothing is left to train: the best weights
 
 # %% ../nbs/40_learner.ipynb #9a3358e2
 def observed_images(
@@ -453,7 +467,7 @@ def _trim_features(model, dls, share):
     ds = dls.train.dataset
     far = [model.suspicion(x, valid, owner) for x,valid,owner in observed_images(dls)]
     each = torch.cat(far).view(len(ds), -1).amax(1)                    # the highest of an image's views
-    n = len(ds)-round(share*len(ds))
+    n = max(1, len(ds)-round(share*len(ds)))
     ds.use = sorted(each.argsort(stable=True)[:n].tolist())
 
 def _observe(model, dls, trim):
@@ -470,25 +484,17 @@ def _keep(t, model, dls, batches):
     "Loaders of kept features, and the model that is trained on them."
     kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
     with evaluating(model):
-        train = KeptFeatures(model, dls.train.dataset, t.copies, **kw)
+        train = KeptFeatures(model, dls.train.dataset, t.copies, observed=True, **kw)
         valid = KeptFeatures(model, dls.valid.dataset, 1, **kw)
     bs = min(t.bs, len(train))
     train_dl = ImageDL(train, t.seed, shuffle=True, drop_last=True, n=batches and batches*bs, bs=bs)
     return DataLoaders(train_dl, ImageDL(valid, t.seed, bs=bs), device=dls.device), KeptModel(model, train.channels)
 
-def _train_features(cfg, model, dls, path, resume):
-    "Trains a model with a frozen encoder."
-    t = cfg.train
-    epochs,batches = get_passes(t)
-    model.to(dls.device)
-    _observe(model, dls, t.trim)
-    if not any(p.requires_grad for p in model.parameters()): return model.eval()
-    kept,wrapped = _keep(t, model, dls, batches)
-    learn = _get_learner(cfg, kept, wrapped, path)
-    start = learn.resume() if resume else 0
-    if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
-    else: learn.ema.after_fit()
-    return model.eval()
+def _train_features(cfg, dls, model, path, resume):
+    "Trains a model on what its frozen encoder gives; writes an empty history if there is nothing to train."
+    if any(p.requires_grad for p in model.parameters()):
+        _fit(cfg, *_keep(cfg.train, model, dls, get_passes(cfg.train)[1]), path, resume)
+    elif path: _write_history([], path)
 
 # %% ../nbs/40_learner.ipynb #25a99fb4
 def train_model(
@@ -501,17 +507,13 @@ def train_model(
     ready=None # function that is called when the model has its first weights, before the first batch; None: none
 )->BaseAutoencoder: # trained model, in evaluation mode
     "Trains the model that the settings describe."
-    t = cfg.train
-    set_seed(t.seed)
-    epochs,batches = get_passes(t)
-    dls,model = _get_loaders(cfg, df, batches, device, read),build_model(cfg)
+    set_seed(cfg.train.seed)
+    dls,model = _get_loaders(cfg, df, get_passes(cfg.train)[1], device, read),build_model(cfg)
     model.load_pretrained()
     if ready: ready()
-    if isinstance(model, (FeatureAutoencoder,HeadedFeatures)): return _train_features(cfg, model, dls, path, resume)
-    learn = _get_learner(cfg, dls, model, path)
-    start = learn.resume() if resume else 0
-    if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
-    else: learn.ema.after_fit()                                    # nothing is left to train: the best weights
-    model = learn.model.eval()
-    model.remember(training_images(dls))
+    model.to(dls.device)
+    if hasattr(body := get_body(model), 'observe'): _observe(body, dls, cfg.train.trim)
+    train = _train_features if hasattr(model, 'learn') else _fit
+    train(cfg, dls, model, path, resume)
+    model.eval().remember(training_images(dls))
     return model

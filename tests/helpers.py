@@ -82,6 +82,7 @@ def write_csv(path, head, rows):
 
 TINY = { # settings of models that train in a moment, by name
     'cnn_ae': {'nf': 8, 'depth': 2},
+    'feature_ae': {'backbone': 'test_efficientnet', 'pretrained': False, 'nz': 8, 'nf': 8, 'memory': 32},
     'resnet_ae': {'backbone': 'test_resnet', 'depth': 2, 'nf': 8},
     'vit_ae': {'image_size': 32, 'dim': 48, 'depth': 1, 'heads': 3, 'mlp_dim': 64, 'decoder_dim': 32, 'decoder_heads': 2},
     'diffusion_ae': {'dim': 16, 'dim_mults': [1,2], 'patch': 2, 'timesteps': 100, 'start': 0.3, 'draws': 1},

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import aead.cli as cli
 from aead.files import load_yaml
+from aead.models.encoders import fold_batch_norms, get_encoder
 from aead.models.zoo import model_registry
 
 from .helpers import (
@@ -137,10 +138,10 @@ FEATURES = """
 head: null
 data: {{size: 32, workers: 0, defects: 0}}
 train: {{epochs: 2, bs: 8, lr: 0.005}}
-detect: {{far: 0.2, maps: {{feature_1: 1, feature: 1}}}}
-model: resnet_ae
+detect: {{far: 0.2, maps: {{feature_2: 1, memory_2: 1}}}}
+model: feature_ae
 models:
-  resnet_ae: {{backbone: test_resnet, depth: 2, nf: 8, target: features, {weights}}}
+  feature_ae: {{backbone: test_resnet, reductions: [2, 4], memory: 32, nz: 8, nf: 8, {weights}}}
 """
 
 def test_a_head_by_command(part, tiny, tmp_path, cmd):
@@ -158,21 +159,21 @@ def test_a_head_by_command(part, tiny, tmp_path, cmd):
     refused(cmd(*args, '--had', '--out', tmp_path/'x'), 'unknown option --had', 'head')
 
 def test_features_of_an_encoder_that_was_trained_here(done_run, part, tiny, tmp_path, cmd):
-    "Reconstructs the features of an earlier run's encoder; once trained, the run needs that file no more."
+    "Compares the features of an earlier run's encoder; once trained, the run needs that file no more."
     train(tmp_path/'pixels', part, tiny, '--model', 'resnet_ae')
     w = shutil.copy(tmp_path/'pixels'/'model.safetensors', tmp_path/'weights.safetensors')
     (tmp_path/'features.yaml').write_text(FEATURES.format(weights=f"weights: '{w}'"))
     res = cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'features.yaml', '--out', tmp_path/'run', '--device', 'cpu')
     assert res.status==0, res.err
     m,_ = check_run(tmp_path/'run')
-    saved,given = load_file(tmp_path/'run'/'model.safetensors'),load_file(w)
-    same = [k for k in saved if '.encoder.' in k]
-    assert same and all(torch.equal(saved[k], given[k]) for k in same)          # frozen
+    saved,at = load_file(tmp_path/'run'/'model.safetensors'),'model.encoder.'
+    given = fold_batch_norms(get_encoder('test_resnet', 1, (0,1), weights=w).eval()).state_dict()
+    assert all(torch.equal(saved[at+k], v) for k,v in given.items())            # frozen
     Path(w).unlink()
     assert cmd('evaluate', '--run', tmp_path/'run').status==0
     assert json.loads((tmp_path/'run'/'metrics.json').read_text())==m
     for weights,says in ((f"weights: '{w}'", ('no file of weights', 'weights.safetensors')), (f"weights: '{done_run/'model.safetensors'}'", ('does not fit', 'test_resnet')),
-                         (f"weights: '{done_run/'config.yaml'}'", ('no file of weights',)), ('nz: 4', ("target='features'", 'weights'))):
+                         (f"weights: '{done_run/'config.yaml'}'", ('no file of weights',)), ('reductions: [2, 6]', ('reductions', 'each twice')), ('reductions: [64]', ('no features at reduction 64', '[2, 4, 8, 16, 32]'))):
         (tmp_path/'bad.yaml').write_text(FEATURES.format(weights=weights))
         refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'bad.yaml', '--out', tmp_path/'bad'), *says)
         assert not (tmp_path/'bad').exists()
@@ -193,6 +194,10 @@ UNFIT = [ # settings of a family, and words of the message
     ('resnet_ae', {'depth': 5}, ('resnet_ae', '32×32', 'depth=')),
     ('resnet_ae', {'backbone': 'resnet81'}, ("unknown encoder 'resnet81'", 'resnet18')),
     ('resnet_ae', {'depth': 9}, ('depth=9', 'take depth=5')),
+    ('resnet_ae', {'target': 'features'}, ("'target' any more", "take model 'feature_ae'")),
+    ('feature_ae', {'reductions': [4,8,16,32]}, ('feature_ae', 'at least 64 px', '32×32')),
+    ('feature_ae', {'coder': 'linea'}, ("'linea'", "'linear'")),
+    ('feature_ae', {'memory': 3, 'neighbours': 4}, ('bank of 3 patches', '4 neighbours')),
     ('diffusion_ae', {'timesteps': 100, 'steps': 200}, ('steps must be at most 25', 'got 200')),
     ('diffusion_ae', {'schedule': 'cosin'}, ("'cosin'", "'cosine'")),
     ('diffusion_ae', {'predict': 'noize'}, ("'noize'", "'noise'")),

@@ -115,8 +115,8 @@ def test_where_pretrained_weights_come_from_stays_with_the_run(part, tmp_path, m
     "Trained, interrupted and resumed, loaded, saved again; and a file from before origins were kept."
     from aead import learner
     name,after_epoch = 'tf_efficientnet_lite0',learner.Checkpoint.after_epoch
-    model = dict(backbone=name, pretrained=True, target='features', depth=3, scales=1, nf=8)
-    cfg = make_cfg(model='resnet_ae', models={'resnet_ae': model}, head=dict(nf=4, depth=2), train=dict(epochs=2),
+    model = dict(memory=20, nz=8, nf=8)
+    cfg = make_cfg(model='feature_ae', models={'feature_ae': model}, head=dict(nf=4, depth=2), train=dict(epochs=2),
                    data=dict(layout='folder', path=str(part), defects=.5))
     def stop(self):
         after_epoch(self)

@@ -325,7 +325,8 @@ def poll(self:TrainPanel):
     job,h = self.job,self.job.history()
     with self.chart.batch_update():
         for o,k in zip(self.chart.data, ('train_loss','valid_loss')): o.x,o.y = h.epoch.to_numpy()+1,h[k].to_numpy()
-    done = '' if h.empty else f', {len(h)} epochs, last valid loss {h.valid_loss.iloc[-1]:.4g}'
+    done = f', {len(h)} epochs, last valid loss {h.valid_loss.iloc[-1]:.4g}' if len(h) else ''
+    if h.empty and job.status=='finished': done = '; nothing was trained by steps'
     self.says.value = tag('p', f'{job.out}: ', tag('b', job.status), f'{done}{_hint(job)}')
     style = 'max-height:230px;max-width:790px;overflow:auto;line-height:1.3;font-size:12px;white-space:pre-wrap'
     self.printed.value = tag('pre', job.tail(25 if job.status=='finished' else 12), style=style)

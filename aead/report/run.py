@@ -299,7 +299,8 @@ def _origins(origins):
 def _training(history):
     "The curves of the training."
     if history is None or not len(history) or 'epoch' not in history:
-        return tag('p', 'There is no history of the training.')
+        none = history is None or 'epoch' not in history
+        return tag('p', 'There is no history of the training.' if none else 'Nothing was trained by steps.')
     return chart_tag(fig_history(history), f'Losses and learning rate over {len(history)} epochs')
 
 def _yaml(d):

@@ -120,14 +120,18 @@ def peak_memory(
     m = deepcopy(model).train(loss is not None)                  # training would change running means
     with _LiveBytes() as live, torch.set_grad_enabled(loss is not None):
         if loss is None: m.reconstruct(m.prepare(x))
-        else: m.training_step(x, x, torch.zeros_like(x[:,0]), loss).backward()
+        else:
+            step = m.training_step(x, x, torch.zeros_like(x[:,0]), loss)
+            if step.requires_grad: step.backward()                # else nothing is trained by steps
     return live.peak
 
 # %% ../../nbs/88_runs.benchmark.ipynb #cb847894
 def _untrained(cfg, device):
     "A detector with random weights."
     cfg = resolve_config(cfg, cfg.data.channels or 1, cfg.data.hw)
-    return Detector(cfg, build_graph(cfg), device)
+    graph = build_graph(cfg)
+    if hasattr(graph.model, 'ready'): graph.model.ready.fill_(True)  # random weights cost what pretrained ones do
+    return Detector(cfg, graph, device)
 
 # %% ../../nbs/88_runs.benchmark.ipynb #ca992051
 def _loss(cfg):
