@@ -218,11 +218,12 @@ class DetectConfig(_Section):
     top:float = 0.05 # share of the pixels that `top` averages
     far:float = 0.05 # guaranteed false-alarm rate: largest share of good images that may be flagged
     inspect:float|None = None # largest share of good images flagged or inspected, above `far`; None: no inspection
+    units:str = 'spread' # what maps are measured in: `spread` or `quantiles` of the good images' pixels
     flips:bool = False # average the maps over the image and its mirror images
     search:bool = False # choose `maps`, `sigma`, `pool` and `top` by synthetic defects on the good images of `val`
     pixels:str = 'model' # where pixel metrics are counted: at the size of the `model`, or at each image's `own`
     _rules = {'maps': (_are_weights, _what_weights), 'sigma': _from_to(0, 100, 'from 0 to 100 pixels'),
-              'pool': _one_of('max','mean','top'), 'pixels': _one_of('model','own'), 'far': _between(0, 1),
+              'pool': _one_of('max','mean','top'), 'units': _one_of('spread','quantiles'), 'pixels': _one_of('model','own'), 'far': _between(0, 1),
               'top': (lambda v: 0 < v <= 1, 'a share above 0, at most 1')}
 
     def __post_init__(self):

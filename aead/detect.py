@@ -28,7 +28,7 @@ from .data.splits import split_catalog
 from .models.base import model_registry, save_tensors
 from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
-from .scoring import ScoringGraph, search_scoring
+from .scoring import distance_maps, ScoringGraph, search_scoring
 from .calibration import Calibration, get_answers
 
 # %% ../nbs/52_detect.ipynb #4db22eb4
@@ -116,7 +116,7 @@ def build_graph(
     "The scoring graph that the settings describe."
     t,model = cfg.detect,build_model(cfg) if model is None else model
     noise = model.draw_noise((model.settings['ni'], *cfg.data.seen_hw), cfg.train.seed)
-    return ScoringGraph(model, t.maps, t.sigma, t.pool, t.top, noise, t.flips, cfg.data.tile)
+    return ScoringGraph(model, t.maps, t.sigma, t.pool, t.top, noise, t.flips, cfg.data.tile, t.units)
 
 # %% ../nbs/52_detect.ipynb #12b2428b
 class Detector:
@@ -478,12 +478,15 @@ def _find_scoring(self:Detector, val, read):
     with torch.no_grad():
         blank = torch.zeros(1, model.settings['ni'], *cfg.data.seen_hw, device=self.device)
         own = model.reconstruct(model.prepare(blank)).maps
-    maps = dict.fromkeys([*own, 'l1', 'ssim', 'msgms'], 1.)
-    graph = ScoringGraph(model, maps, noise=self.graph.noise, flips=cfg.detect.flips, tile=cfg.data.tile)
+    far = bool(distance_maps(own))                # a model with distances is not judged by its picture
+    maps = dict.fromkeys(own if far else [*own, 'l1', 'ssim', 'msgms'], 1.)
+    graph = ScoringGraph(model, maps, noise=self.graph.noise, flips=cfg.detect.flips, tile=cfg.data.tile,
+                         units=cfg.detect.units)
     graph,ds = graph.eval().to(self.device),self.dataset(val, read)
-    n = min(64, max(8, int(_search_pixels//np.prod(cfg.data.hw))))
+    n = min(24 if far else 64, max(8, int(_search_pixels//np.prod(cfg.data.hw))))
     self.search = search_scoring(graph, ds, cfg.data.kinds, n, self.bs, cfg.train.seed)
-    best = {k: self.search[k][0] for k in ('maps','sigma','pool','top')}
+    found = self.search[self.search.chosen].iloc[0]
+    best = {k: found[k] for k in ('maps','sigma','pool','top')}
     plain = {k: v.item() if hasattr(v, 'item') else v for k,v in best.items()}
     self.cfg = replace(cfg, detect=replace(cfg.detect, **plain))
     self.graph = build_graph(self.cfg, model).eval().to(self.device)
