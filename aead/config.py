@@ -202,7 +202,8 @@ class TrainConfig(_Section):
     trim:float = 0. # share of the training images left out as suspicious, for data that may hold defects; 0: none
     fast:bool = True # channels-last memory, and bfloat16 where the processor has it
     seed:int = 0 # of weights, order and augmentation
-    _rules = {'epochs': _from_to(1, 100_000), 'steps': _from_to(1, 10_000_000), 'bs': _from_to(1, 4096), 'copies': _from_to(1, 1000),
+    _rules = {'epochs': _from_to(1, 100_000), 'steps': _from_to(1, 10_000_000), 'bs': _from_to(1, 4096),
+              'copies': _from_to(1, 1000),
               'crop': _from_to(32, 16384, 'from 32 to 16384 pixels'), 'keep_mb': _from_to(0, 10_000_000),
               'lr': _between(0, 10, 'above 0 and below 10'), 'warmup': _between(0, 1), 'wd': _from_below(0, 10),
               'clip': _from_below(0, float('inf'), '0 or more, and finite'), 'ema': _from_below(0, 1),
@@ -253,7 +254,8 @@ class HeadConfig(_Section):
     weight:float = 1. # weight of its loss beside the autoencoder's
     memory:int = 0 # patches in its memory bank, for the map `memory`; 0: no bank
     loss:dict = field(default_factory=lambda: {'focal':10., 'dice':1.}) # losses on maps and masks, as `Config.loss`
-    _rules = {'on': _one_of('images','features'), 'nf': _from_to(1, 1024), 'depth': _from_to(1, 10), 'weight': (_is_weight, 'a number above 0'),
+    _rules = {'on': _one_of('images','features'), 'nf': _from_to(1, 1024), 'depth': _from_to(1, 10),
+              'weight': (_is_weight, 'a number above 0'),
               'memory': _from_to(0, 1_000_000), 'loss': (_are_losses, _what_losses)}
 
 # %% ../nbs/01_config.ipynb #e9aa6054

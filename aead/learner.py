@@ -6,7 +6,7 @@
 __all__ = ['StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'EpochSetter', 'Checkpoint', 'LineProgress', 'suspicion',
            'training_images', 'Trim', 'anomaly_learner', 'get_passes', 'observed_images', 'train_model']
 
-# %% ../nbs/40_learner.ipynb #f9f80915
+# %% ../nbs/40_learner.ipynb #5b6e28bb
 import json, sys, time
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -38,7 +38,7 @@ from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
 from .kept import KeptFeatures, KeptModel
 
-# %% ../nbs/40_learner.ipynb #e1ab56c9
+# %% ../nbs/40_learner.ipynb #c5770aa9
 class StepLoss:
     "The losses of one batch, for a model's `training_step`; pixels that are not valid count in neither."
     def __init__(self,
@@ -61,7 +61,7 @@ class StepLoss:
             valid = 1-F.adaptive_max_pool2d(1-valid[:,None], hw)[:,0]
         return self.mask_loss(logits, mask, valid)
 
-# %% ../nbs/40_learner.ipynb #a8dd1525
+# %% ../nbs/40_learner.ipynb #8b8ddde1
 class AnomalyLearner(Learner):
     "A fastai `Learner` whose step is the model's `training_step`."
     _ctx = staticmethod(nullcontext) # the fast path puts autocast here
@@ -80,7 +80,7 @@ class AnomalyLearner(Learner):
 
     def _wants_pred(self): return bool(self.metrics) or any(isinstance(o, GatherPredsCallback) for o in self.cbs)
 
-# %% ../nbs/40_learner.ipynb #0c2f2cc1
+# %% ../nbs/40_learner.ipynb #c0fab075
 @patch
 def _stop(self:AnomalyLearner):
     "Ends training on a loss that is not finite."
@@ -89,7 +89,7 @@ def _stop(self:AnomalyLearner):
                      f"Lower the learning rate (here {self.opt.hypers[-1]['lr']:.2g}) "
                      "or look at the images of that batch")
 
-# %% ../nbs/40_learner.ipynb #4459ee3b
+# %% ../nbs/40_learner.ipynb #d73c0f93
 def has_bf16(
     device:torch.device # where the model is
 )->bool: # whether bfloat16 is fast there
@@ -98,7 +98,7 @@ def has_bf16(
     tests = [getattr(torch.cpu, o, lambda: False) for o in ('_is_avx512_bf16_supported','_is_amx_tile_supported')]
     return device.type=='cpu' and any(t() for t in tests)
 
-# %% ../nbs/40_learner.ipynb #1f2d01fd
+# %% ../nbs/40_learner.ipynb #231c9c32
 class FastPath(Callback):
     "Channels last and, where it pays, bfloat16 autocast around the forward pass."
     def before_fit(self):
@@ -108,7 +108,7 @@ class FastPath(Callback):
     def before_batch(self): self.learn.xb = tuple(o.contiguous(memory_format=torch.channels_last) for o in self.xb)
     def after_fit(self): self.learn._ctx = nullcontext
 
-# %% ../nbs/40_learner.ipynb #5c846fab
+# %% ../nbs/40_learner.ipynb #aa226d8b
 def _floats(model): return {k:v for k,v in model.state_dict().items() if v.is_floating_point()}
 
 class EMA(Callback):
@@ -135,7 +135,7 @@ class EMA(Callback):
         self.fitting = False
         if self.best is not None: self.model.load_state_dict(self.best, strict=False)
 
-# %% ../nbs/40_learner.ipynb #7043495f
+# %% ../nbs/40_learner.ipynb #c09c81a6
 @patch
 @torch.no_grad()
 def _swap(self:EMA):
@@ -145,14 +145,14 @@ def _swap(self:EMA):
         v.copy_(self.avg[k])
         self.avg[k].copy_(v0)
 
-# %% ../nbs/40_learner.ipynb #4003cf76
+# %% ../nbs/40_learner.ipynb #0379181c
 @patch
 def before_validate(self:EMA):
     if self.fitting:
         self._swap()
         self.swapped = True
 
-# %% ../nbs/40_learner.ipynb #af10bc5d
+# %% ../nbs/40_learner.ipynb #71a233e8
 @patch
 def after_validate(self:EMA):
     if self.swapped:
@@ -162,7 +162,7 @@ def after_validate(self:EMA):
 @patch
 def before_train(self:EMA): self.after_validate()       # an interrupt came while validating
 
-# %% ../nbs/40_learner.ipynb #80c293c7
+# %% ../nbs/40_learner.ipynb #3ae487b1
 @patch
 @contextmanager
 def averaged(self:EMA): # context manager
@@ -171,7 +171,7 @@ def averaged(self:EMA): # context manager
     try: yield
     finally: self._swap()
 
-# %% ../nbs/40_learner.ipynb #7b4c9845
+# %% ../nbs/40_learner.ipynb #cd022a68
 @patch
 def keep_best(self:EMA,
     loss:float # of the validation
@@ -181,13 +181,13 @@ def keep_best(self:EMA,
         self.best_loss = loss
         self.best = {k:v.clone() for k,v in self.avg.items()}
 
-# %% ../nbs/40_learner.ipynb #78b3f924
+# %% ../nbs/40_learner.ipynb #b166b36b
 class EpochSetter(Callback):
     "Tells the training loader the number of the epoch, on which order and augmentation depend."
     order = -20
     def before_epoch(self): self.dls.train.set_epoch(self.epoch)
 
-# %% ../nbs/40_learner.ipynb #3a0c5b9d
+# %% ../nbs/40_learner.ipynb #97a5d8d7
 def _pack_tensors(learn, ema, opt):
     "The tensors of a checkpoint, by name."
     t = {f'model.{k}':v for k,v in learn.model.state_dict().items()}
@@ -197,7 +197,7 @@ def _pack_tensors(learn, ema, opt):
     if torch.cuda.is_available(): t['rng_cuda'] = torch.cuda.get_rng_state()
     return t
 
-# %% ../nbs/40_learner.ipynb #2704d663
+# %% ../nbs/40_learner.ipynb #281f3491
 def _pack(learn, ema, history):
     "All that a run needs to go on: tensors by name, and the rest as JSON."
     opt = learn.opt.state_dict()
@@ -207,7 +207,7 @@ def _pack(learn, ema, history):
                 hypers=[dict(h) for h in opt['hypers']], scalars=scalars, origins=learn.model.get_origins())
     return _pack_tensors(learn, ema, opt), {'run': json.dumps(rest)}
 
-# %% ../nbs/40_learner.ipynb #47511595
+# %% ../nbs/40_learner.ipynb #7c5f748c
 _columns = 'epoch','train_loss','valid_loss','lr','seconds' # of a history
 
 def _write_history(rows, folder):
@@ -215,7 +215,7 @@ def _write_history(rows, folder):
     table = pd.DataFrame(rows, columns=list(_columns)).assign(schema=SCHEMA)
     with atomic_write(Path(folder)/'history.csv') as p: table.to_csv(p, index=False)
 
-# %% ../nbs/40_learner.ipynb #07cbd4d1
+# %% ../nbs/40_learner.ipynb #59e069f9
 class Checkpoint(Callback):
     "Writes `checkpoint.safetensors` and `history.csv` after each epoch, and keeps the history."
     order = 80 # after the averages are taken
@@ -248,7 +248,7 @@ class Checkpoint(Callback):
         with atomic_write(self.file) as p: save_tensors(t, p, meta)
         _write_history(self.history, self.path)
 
-# %% ../nbs/40_learner.ipynb #0c046fa5
+# %% ../nbs/40_learner.ipynb #ae5ea853
 def _load_checkpoint(file):
     "Tensors by name, and the rest, of a checkpoint's file."
     try:
@@ -259,7 +259,7 @@ def _load_checkpoint(file):
         raise ValueError(f"{file} is no checkpoint of aead's and was not loaded ({type(e).__name__}); "
                          "delete it to train from the start") from None
 
-# %% ../nbs/40_learner.ipynb #96c3e209
+# %% ../nbs/40_learner.ipynb #cf75a76b
 def _part(t, name, device=None): return {k[len(name)+1:]:v.to(device) for k,v in t.items() if k.startswith(f'{name}.')}
 
 def _load_exactly(model, weights, file):
@@ -272,13 +272,13 @@ def _load_exactly(model, weights, file):
                          f"such as {wrong[0]}, {theirs.get(wrong[0])} there and {mine.get(wrong[0])} here")
     model.load_state_dict(weights)
 
-# %% ../nbs/40_learner.ipynb #12ebc28a
+# %% ../nbs/40_learner.ipynb #5e264b18
 def _resume_optimizer(learn, t, rest, device):
     if learn.opt is None: learn.create_opt()
     state = [{**_part(t, f'opt.{i}', device), **s} for i,s in enumerate(rest['scalars'])]
     learn.opt.load_state_dict({'state': state, 'hypers': rest['hypers']})
 
-# %% ../nbs/40_learner.ipynb #3ee07fb6
+# %% ../nbs/40_learner.ipynb #1ed76928
 def _resume_average(ema, t, rest, device):
     ema.avg,ema.best = (_part(t, n, device) or None for n in ('avg','best'))
     ema.n,ema.best_loss = rest['ema']['n'],rest['ema']['best_loss']
@@ -304,7 +304,7 @@ def resume(self:AnomalyLearner,
     self.model.origins = rest.get('origins', [])
     return rest['epoch']
 
-# %% ../nbs/40_learner.ipynb #f65198e3
+# %% ../nbs/40_learner.ipynb #691906fb
 class LineProgress(Callback):
     "Prints a line after some of the epochs, to standard error."
     order = 90
@@ -321,7 +321,7 @@ class LineProgress(Callback):
         print(f"epoch {self.epoch+1}/{self.n_epoch}  train {h[-1]['train_loss']:.4f}  valid {h[-1]['valid_loss']:.4f}  "
               f"{time.time()-self.t0:.0f} s", file=sys.stderr, flush=True)
 
-# %% ../nbs/40_learner.ipynb #bed9e4ef
+# %% ../nbs/40_learner.ipynb #a3eaa7ec
 @torch.no_grad()
 def suspicion(
     model:BaseAutoencoder, # half-trained, in evaluation mode
@@ -335,7 +335,7 @@ def suspicion(
     m = maps.get('head', (x-xr).abs().mean(1)).masked_fill(valid==0, -1e9).flatten(1)
     return m.topk(max(1, round(top*m.shape[1])), 1).values.clamp_min(-1e4).mean(1)
 
-# %% ../nbs/40_learner.ipynb #3da6845c
+# %% ../nbs/40_learner.ipynb #0619160a
 def training_images(
     dls, # `DataLoaders`
     bs:int=16 # images at a time
@@ -347,7 +347,7 @@ def training_images(
         pairs = [to_tensors(x, x, None, v)[::3] for x,_,v in some]
         yield tuple(torch.stack(o).to(dls.device) for o in zip(*pairs))
 
-# %% ../nbs/40_learner.ipynb #fe6a7c32
+# %% ../nbs/40_learner.ipynb #083aa6b4
 class Trim(Callback):
     "Leaves out the most suspicious training images, chosen at a quarter, half and three quarters of the training."
     order = -30 # before the loader is told the epoch
@@ -372,7 +372,7 @@ class Trim(Callback):
             finally: self.model.train()
         return each.reshape(len(self.dls.train.dataset), -1).amax(1)           # of the views of an image, the highest
 
-# %% ../nbs/40_learner.ipynb #632f5f5d
+# %% ../nbs/40_learner.ipynb #47ac45a5
 def _own_callbacks(ema, path, clip, fast, trim):
     "The callbacks that every learner has, and those that its settings ask for."
     cbs = [EMA(ema), Checkpoint(path), EpochSetter()]
@@ -381,14 +381,14 @@ def _own_callbacks(ema, path, clip, fast, trim):
     if trim: cbs.append(Trim(trim))
     return cbs
 
-# %% ../nbs/40_learner.ipynb #0923d218
+# %% ../nbs/40_learner.ipynb #c771a4f2
 def _use_lines(learn):
     "Replaces fastai's progress bar and table by a line for an epoch."
     learn.remove_cb(ProgressCallback)
     learn.add_cb(LineProgress())
     learn.logger = lambda *a: None
 
-# %% ../nbs/40_learner.ipynb #4dd24394
+# %% ../nbs/40_learner.ipynb #38da2016
 def anomaly_learner(
     dls, # `DataLoaders` whose batches are `(x, clean, mask, valid)`
     model:BaseAutoencoder, # the model to train
@@ -415,7 +415,7 @@ def anomaly_learner(
     if not in_notebook(): _use_lines(learn)
     return learn
 
-# %% ../nbs/40_learner.ipynb #197849e6
+# %% ../nbs/40_learner.ipynb #58cb7afa
 def get_passes(
     t:TrainConfig, # settings of the training
     every:int=250 # batches of a pass, about
@@ -425,7 +425,7 @@ def get_passes(
     n = max(1, round(t.steps/every))
     return n, -(-t.steps//n)
 
-# %% ../nbs/40_learner.ipynb #3b7d02cc
+# %% ../nbs/40_learner.ipynb #7190c84a
 def _get_loaders(cfg, df, batches, device, read):
     t,d = cfg.train,cfg.data
     crop = d.seen_hw if d.seen_hw!=d.hw else None
@@ -447,7 +447,7 @@ def _fit(cfg, dls, model, path, resume):
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
     else: learn.ema.after_fit()                                    # nothing is left to train: the best weights
 
-# %% ../nbs/40_learner.ipynb #9a3358e2
+# %% ../nbs/40_learner.ipynb #091b5ee0
 def observed_images(
     dls, # `DataLoaders`
     n:int|None=None, # images at most, spread evenly; None: all in use
@@ -461,7 +461,7 @@ def observed_images(
         x,valid = (torch.stack(o).to(dls.device) for o in zip(*(to_tensors(x, x, None, v)[::3] for _,x,_,v in some)))
         yield x, valid, torch.tensor([o for o,*_ in some], device=dls.device)
 
-# %% ../nbs/40_learner.ipynb #2c776ced
+# %% ../nbs/40_learner.ipynb #e2a9b06b
 def _trim_features(model, dls, share):
     "Leaves out the training images that are farthest from the others."
     ds = dls.train.dataset
@@ -479,7 +479,7 @@ def _observe(model, dls, trim):
         _trim_features(model, dls, trim)
         model.observe(images)
 
-# %% ../nbs/40_learner.ipynb #720f1485
+# %% ../nbs/40_learner.ipynb #a96fb9cd
 def _keep(t, model, dls, batches):
     "Loaders of kept features, and the model that is trained on them."
     kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
@@ -496,7 +496,7 @@ def _train_features(cfg, dls, model, path, resume):
         _fit(cfg, *_keep(cfg.train, model, dls, get_passes(cfg.train)[1]), path, resume)
     elif path: _write_history([], path)
 
-# %% ../nbs/40_learner.ipynb #25a99fb4
+# %% ../nbs/40_learner.ipynb #c1b10bd1
 def train_model(
     cfg:Config, # settings with numbers for size and batch; the model's `ni` must be the images' channels
     df, # catalog with `train` and `val` rows

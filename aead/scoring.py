@@ -324,8 +324,13 @@ def _fused(names):
     "Distances together, all of them or the coarsest of each kind, and with them the head, with as much weight as all."
     far = distance_maps(names)
     sets = [o for o in (far, _coarse(far)) if len(o) > 1]
-    fused = [dict.fromkeys(o, 1.) for o in sets]
-    return fused + [{'head':1., **dict.fromkeys(o, 1/len(o))} for o in sets if 'head' in names]
+    heads = [k for k in names if k=='head' or k.startswith('head_')]
+    fused = [dict.fromkeys(o, 1.) for o in [*sets, heads] if len(o) > 1]
+    return fused + [_halves(heads, o) for o in sets if heads]
+
+def _halves(a, b):
+    "Maps `a` and maps `b` with half of the weight each."
+    return {**dict.fromkeys(a, 1/len(a)), **dict.fromkeys(b, 1/len(b))}
 
 # %% ../nbs/50_scoring.ipynb #dbced381
 def get_mixes(

@@ -178,6 +178,34 @@ def test_features_of_an_encoder_that_was_trained_here(done_run, part, tiny, tmp_
         refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'bad.yaml', '--out', tmp_path/'bad'), *says)
         assert not (tmp_path/'bad').exists()
 
+LINEAR = """
+head: null
+data: {size: 32, workers: 0, defects: 0}
+detect: {far: 0.2, search: false}
+model: feature_ae
+models:
+  feature_ae: {backbone: test_efficientnet, pretrained: false, memory: 32, coder: linear, nz: 8}
+"""
+
+def test_nothing_to_train_by_steps(part, tmp_path, cmd):
+    "One pass over the images; the history has no rows, the report says so, and all else is as usual."
+    (tmp_path/'cfg.yaml').write_text(LINEAR)
+    args = ('--data', part, '--layout', 'folder', '--config', tmp_path/'cfg.yaml', '--device', 'cpu')
+    res = cmd('train', *args, '--out', tmp_path/'run')
+    assert res.status==0 and 'Traceback' not in res.err, res.err
+    m,t = check_run(tmp_path/'run')
+    assert t['history'].empty and m['image_auroc'] is not None
+    assert 'Nothing was trained by steps' in (tmp_path/'run'/'report.html').read_text()
+    assert cmd('evaluate', '--run', tmp_path/'run').status==0
+    assert json.loads((tmp_path/'run'/'metrics.json').read_text())==m
+    for o in ('metrics.json','model.safetensors'): (tmp_path/'run'/o).unlink()       # interrupted before it was done
+    assert cmd('train', '--out', tmp_path/'run', '--resume').status==0
+    assert json.loads((tmp_path/'run'/'metrics.json').read_text())==m
+    assert cmd('benchmark', '--runs', tmp_path/'run', '--bs', 2, '--n', 2).status==0
+    (tmp_path/'run'/'history.csv').unlink()
+    assert cmd('evaluate', '--run', tmp_path/'run').status==0
+    assert 'There is no history' in (tmp_path/'run'/'report.html').read_text()
+
 def test_weights_from_the_net_without_a_net(part, tmp_path, cmd, monkeypatch):
     from huggingface_hub import constants
     for k,v in dict(ENDPOINT='http://127.0.0.1:9', HUGGINGFACE_CO_URL_TEMPLATE='http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}', HF_HUB_CACHE=str(tmp_path/'hub')).items():

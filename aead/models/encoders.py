@@ -514,7 +514,7 @@ def fold_batch_norms(
 )->nn.Module: # itself
     "Folds each batch normalisation that follows a convolution into it."
     names,parts = zip(*net.named_children()) if len(list(net.children())) else ((),())
-    for (a,conv),(b,norm) in zip(zip(names, parts), list(zip(names, parts))[1:]):
+    for conv,(b,norm) in zip(parts, list(zip(names, parts))[1:]):
         pair = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         if not pair or conv.out_channels!=norm.num_features: continue
         fused = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,

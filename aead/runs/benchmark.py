@@ -130,7 +130,8 @@ def _untrained(cfg, device):
     "A detector with random weights."
     cfg = resolve_config(cfg, cfg.data.channels or 1, cfg.data.hw)
     graph = build_graph(cfg)
-    if hasattr(graph.model, 'ready'): graph.model.ready.fill_(True)  # random weights cost what pretrained ones do
+    for o in graph.model.modules():
+        if hasattr(o, 'ready'): o.ready.fill_(True)              # random weights cost what pretrained ones do
     return Detector(cfg, graph, device)
 
 # %% ../../nbs/88_runs.benchmark.ipynb #ca992051

@@ -40,6 +40,20 @@ def test_a_training_that_fails_says_why(tmp_path):
     p.thread.join(300)
     assert 'nonsense' in p.printed.value and p.out.value==str(tmp_path/'run')
 
+@pytest.mark.parametrize('status,file,says', [
+    ('running', None, ''), ('finished', 'epoch,train_loss,valid_loss,lr,seconds,schema\n', 'nothing was trained by steps'),
+    ('finished', 'epoch,train_loss,valid_loss\n0,2.,1.5\n', '1 epochs, last valid loss 1.5')], ids=['not yet','no steps','steps'])
+def test_a_history_without_rows_is_no_curve(status, file, says, tmp_path):
+    if file: (tmp_path/'history.csv').write_text(file)
+    class Job(TrainJob):
+        def __init__(self): self.out = tmp_path
+        status = property(lambda self: expected)
+        def tail(self, n=12): return ''
+    expected,p = status,TrainPanel(State(), {})
+    p.job = Job()
+    p.poll()
+    assert says in p.says.value and ('nothing' in p.says.value)==('nothing' in says) and status in p.says.value
+
 def test_the_log_is_read_from_its_end(tmp_path):
     job = TrainJob.__new__(TrainJob)
     job.log = open(tmp_path/'log', 'w+b')

@@ -56,6 +56,7 @@ UNMASKED = [example(mask=None), example(mask=np.zeros((32,48))), example(amap=np
 PARTS = {
     'no examples': dict(examples={}), 'no example found': dict(examples={'found':[]}),
     'no history': dict(history=None), 'empty history': dict(history=pd.DataFrame()),
+    'nothing trained by steps': dict(history=pd.DataFrame(columns=['epoch','train_loss','valid_loss','lr'])),
     'no notes': dict(notes=()), 'no metrics': dict(metrics={}), 'no settings': dict(config={}),
     'only good': dict(scores=scores()[:20]), 'only defective': dict(scores=scores()[20:]),
     'no rows': dict(scores=scores()[:0]), 'no table': dict(scores=pd.DataFrame()),

@@ -18,6 +18,8 @@ from aead.learner import AnomalyLearner, Trim, anomaly_learner, suspicion, train
 from aead.models.cnn_ae import CNNAutoencoder
 from aead.losses import WeightedLoss, l1
 
+from ..helpers import TINY
+
 LOSS = {'l1':1., 'ssim':1.}
 N,STEPS = 5,2 # epochs; batches of an epoch: ten images by four, the rest dropped
 
@@ -521,3 +523,75 @@ def test_trim_looks_at_every_view(synth, tiny_model):
         learn.model.eval()
         each = [suspicion(learn.model, torch.stack([to_tensors(x, x, None, v)[0] for x,_,v in ds.views(i)]), torch.ones(4,32,32)).max() for i in range(10)]
     assert torch.allclose(found, torch.stack(each), atol=1e-6)
+
+# --- models with a frozen encoder
+
+@pytest.fixture
+def run_features(synth, cfg):
+    "Trains a feature autoencoder: `run_features(path, coder='linear', head=None, steps=9)`."
+    def f(path=None, resume=False, model=None, head='features', df=None, **train):
+        head = {'features': {'on':'features', 'nf':8}, 'images': {'nf':8, 'depth':2, 'memory':8}}.get(head)
+        models = {'feature_ae': {**TINY['feature_ae'], 'ni':1, **(model or {})}}
+        train = {'bs':4, 'epochs':2, 'copies':2, **train}
+        c = cfg(model='feature_ae', models=models, head=head, train=train, data=dict(defects=.6))
+        return train_model(c, synth if df is None else df, path, resume, 'cpu')
+    return f
+
+KINDS = [dict(), dict(model=dict(coder='linear')), dict(head=None), dict(head='images'), dict(trim=.2),
+         dict(keep_mb=0, crop=32), dict(head='images', model=dict(coder='linear'))]
+
+@pytest.mark.parametrize('kw', KINDS, ids=str)
+def test_features_resume_exactly(kw, run_features, tmp_path, monkeypatch):
+    "Cut off in the second epoch; the weights, the banks and the history are those of a whole run."
+    whole = run_features(tmp_path/'a', **kw).state_dict()
+    real = AnomalyLearner._do_one_batch
+    def cut(self):
+        if self.epoch==1 and self.training: raise KeyboardInterrupt
+        return real(self)
+    with monkeypatch.context() as m:
+        m.setattr(AnomalyLearner, '_do_one_batch', cut)
+        with pytest.raises(KeyboardInterrupt): run_features(tmp_path/'b', **kw)
+    again = run_features(tmp_path/'b', True, **kw).state_dict()
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+    a,b = (pd.read_csv(tmp_path/o/'history.csv').drop(columns='seconds') for o in 'ab')
+    assert len(a)==2 and a.equals(b)
+    assert same(whole, run_features(tmp_path/'a', True, **kw).state_dict())        # nothing is left to train
+
+@pytest.mark.parametrize('kw', KINDS[:4], ids=str)
+def test_features_are_observed_and_the_encoder_stays(kw, run_features):
+    m = run_features(**kw)
+    body = getattr(m, 'body', m)
+    banks = [o for n,o in body.patches.items() if n.startswith('memory')]
+    assert banks and all(o.full and o.bank.any(1).all() for o in banks) and not m.training
+    set_seed(0)
+    fresh = type(body)(**body.settings)
+    assert same(weights(fresh.encoder), weights(body.encoder))
+
+def test_without_anything_to_train_the_history_has_no_rows(run_features, tmp_path):
+    m = run_features(tmp_path, head=None, model=dict(coder='linear'))
+    h = pd.read_csv(tmp_path/'history.csv')
+    assert h.empty and list(h)==['epoch','train_loss','valid_loss','lr','seconds','schema'] and not m.training
+    assert [o.name for o in tmp_path.iterdir()]==['history.csv']
+    assert same(weights(m), weights(run_features(tmp_path, True, head=None, model=dict(coder='linear'))))
+
+def test_steps_on_kept_features_count_batches(run_features, tmp_path, monkeypatch):
+    seen,real = [],AnomalyLearner._do_one_batch
+    monkeypatch.setattr(AnomalyLearner, '_do_one_batch', lambda self: (seen.append(self.training), real(self))[1])
+    run_features(tmp_path, steps=9)
+    assert sum(seen)==9 and len(pd.read_csv(tmp_path/'history.csv'))==1
+
+def test_features_are_trimmed_before_they_are_learned(run_features, synth, tmp_path, monkeypatch):
+    "An image of noise is left out of the banks and of training."
+    import cv2
+    from aead import learner
+    odd = synth.copy()
+    rows = odd.index[odd.split=='train']
+    odd.loc[rows[0], 'path'] = str(tmp_path/'noise.png')
+    cv2.imwrite(odd.path[rows[0]], np.random.default_rng(0).integers(0, 2, (32,32), np.uint8)*255)
+    seen,real = [],learner._keep
+    monkeypatch.setattr(learner, '_keep', lambda t, model, dls, n: (seen.append(dls.train.dataset.use), real(t, model, dls, n))[1])
+    run_features(df=odd, trim=1/len(rows), model=dict(backbone='tf_efficientnet_lite0', pretrained=True, memory=200))
+    assert seen==[list(range(1, len(rows)))]
+
+@pytest.mark.parametrize('trim', [.5,.99])
+def test_trimming_leaves_an_image(trim, run_features): assert not run_features(trim=trim).training
