@@ -151,6 +151,7 @@ class DataConfig(_Section):
     fold:int = 0 # which fold is the test, for splits that have folds: 0 to 4
     size:int|tuple|None = 128 # side or (height, width) of the frame, pixels; None: follows the images, up to `max_size`
     max_size:int = 128 # largest short side of a frame that follows the images, pixels
+    min_size:int = 32 # smallest short side of such a frame; smaller images are enlarged to it, pixels
     tile:int|None = None # side of the overlapping tiles in which a larger frame is seen, pixels; None: seen whole
     resize:str = 'stretch' # `stretch`, `pad` or `crop` to the frame
     fill:str = 'black' # what `pad` puts around an image: `black`, `edge` (its border repeated) or `reflect`
@@ -160,7 +161,7 @@ class DataConfig(_Section):
     kinds:dict|None = None # kinds of synthetic defects and their weights; None: all, as `default_kinds` weighs them
     workers:int|None = None # loader processes; None: none on a CPU, one a core up to eight on a GPU
     _rules = {'size': (_is_size, _what_size), 'max_size': _from_to(32, _most_tiled, f'from 32 to {_most_tiled} pixels'),
-              'tile': _multiple_of(16, 32, 4096), 'fill': _one_of('black','edge','reflect'),
+              'min_size': _multiple_of(16, 32, 1024), 'tile': _multiple_of(16, 32, 4096), 'fill': _one_of('black','edge','reflect'),
               'fold': _from_to(0, 4, 'a fold from 0 to 4'),
               'channels': _from_to(1, float('inf'), 'at least 1'), 'resize': _one_of('stretch','pad','crop'),
               'defects': _from_to(0, 1, 'a share from 0 to 1'), 'kinds': (_are_weights, _what_weights),
@@ -244,7 +245,7 @@ def check_inspect(
 @dataclass(frozen=True)
 class HeadConfig(_Section):
     "The defect head, which learns from synthetic defects (`data.defects`)."
-    on:str = 'images' # what it reads: `images`, or `features` of a `feature_ae`
+    reads:str = 'images' # what it reads: `images`, or `features` of a `feature_ae`
     nf:int = 16 # channels at its finest level
     depth:int = 4 # number of halvings; on images only
     errors:bool = True # read the error of the reconstruction too; on features only
@@ -254,7 +255,7 @@ class HeadConfig(_Section):
     weight:float = 1. # weight of its loss beside the autoencoder's
     memory:int = 0 # patches in its memory bank, for the map `memory`; 0: no bank
     loss:dict = field(default_factory=lambda: {'focal':10., 'dice':1.}) # losses on maps and masks, as `Config.loss`
-    _rules = {'on': _one_of('images','features'), 'nf': _from_to(1, 1024), 'depth': _from_to(1, 10),
+    _rules = {'reads': _one_of('images','features'), 'nf': _from_to(1, 1024), 'depth': _from_to(1, 10),
               'weight': (_is_weight, 'a number above 0'),
               'memory': _from_to(0, 1_000_000), 'loss': (_are_losses, _what_losses)}
 
@@ -315,9 +316,11 @@ def config_to_dict(
 def fit_frame(
     shape:tuple, # `(height, width)` of a typical image, pixels
     max_size:int, # largest short side of the frame, pixels
-    tile:int|None=None # side of the tiles in which a larger frame is seen, pixels; None: seen whole
+    tile:int|None=None, # side of the tiles in which a larger frame is seen, pixels; None: seen whole
+    min_size:int=32 # smallest short side of the frame, to which smaller photographs are enlarged, pixels
 )->tuple: # `(height, width)`, multiples of 16, or of 32 where the short side is at least 128
-    "The frame that follows a photograph: its proportions, at most its size, at least 32 pixels a side."
+    "The frame that follows a photograph: its proportions, and its size between two limits."
+    if min(shape) < min_size: shape = tuple(-(-n*min_size//min(shape)) for n in shape)
     short,long = min(shape),max(shape)
     if tile and tile <= short <= max_size: return tuple(shape)    # tiles fit a network: no pixel need be resampled
     side = min(short, max_size)
@@ -336,7 +339,7 @@ def settle_size(
 )->Config: # the same with numbers for `data.size` and `train.bs`
     "Sets size (see `fit_frame`) and batch size (as many pixels at any size) where they are open."
     shape = shape if isinstance(shape, tuple) else (shape,shape)
-    h,w = fit_frame(shape, cfg.data.max_size, cfg.data.tile)
+    h,w = fit_frame(shape, cfg.data.max_size, cfg.data.tile, cfg.data.min_size)
     data = replace(cfg.data, size=cfg.data.size or (h if h==w else (h,w)))
     h,w = data.seen_hw
     bs = cfg.train.bs or min(64, max(1, round(8*_usual**2/(h*w))))

@@ -321,12 +321,13 @@ def _coarse(names):
     return list({k.partition('_')[0]: k for k in sorted(names, key=lambda k: int(k.rpartition('_')[2]))}.values())
 
 def _fused(names):
-    "Distances together, all of them or the coarsest of each kind, and with them the head, with as much weight as all."
+    "Distances together, all or the coarsest of each kind; and these or the memory bank with as much of the head."
     far = distance_maps(names)
     sets = [o for o in (far, _coarse(far)) if len(o) > 1]
     heads = [k for k in names if k=='head' or k.startswith('head_')]
     fused = [dict.fromkeys(o, 1.) for o in [*sets, heads] if len(o) > 1]
-    return fused + [_halves(heads, o) for o in sets if heads]
+    banks = [[k] for k in _coarse(far) if k.startswith('memory_')]
+    return fused + [_halves(heads, o) for o in [*banks, *sets] if heads]
 
 def _halves(a, b):
     "Maps `a` and maps `b` with half of the weight each."

@@ -71,7 +71,7 @@ class ImageDataset(Dataset):
         self.crop = None if crop is None else tuple(min(c, n) for c,n in zip(crop, self.hw))
         self.tfm,self.seed,self.epoch = train_pipeline(self.crop or self.hw, resize, augment),seed,0
         self.defects,self.kinds = defects,kinds
-        self.owners = pd.factorize(df['group'])[0].tolist() # number of each image's part
+        self.owners = pd.factorize(df['group'] if 'group' in df else df.path)[0].tolist() # number of each image's part
         self.use = list(range(len(self.paths)))          # rows in use: training may leave out suspects
         self.shapes = {}                                 # (height, width) of the images as they were read, by row
         self._cache,self._room = {},cache_mb*2**20

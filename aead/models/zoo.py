@@ -27,7 +27,7 @@ def create_autoencoder(
 def _head_on_features(model, head):
     "A feature autoencoder with the head that the settings describe."
     if not isinstance(model, FeatureAutoencoder):
-        raise ValueError(f"a head on features needs model 'feature_ae', got '{model.name}'; take head.on='images'")
+        raise ValueError(f"a head on features needs model 'feature_ae', got '{model.name}'; take head.reads='images'")
     return HeadedFeatures(model, head.nf, head.weight, head.errors, head.distances, head.image)
 
 def build_model(
@@ -35,10 +35,10 @@ def build_model(
 )->BaseAutoencoder: # model, untrained
     "Makes the model that the settings describe, with its [head](29_models.head.ipynb) if they have one."
     settings,head = cfg.models.get(cfg.model, {}),cfg.head
-    if settings.get('position'): settings = {**settings, 'hw': list(cfg.data.hw)}
+    if settings.get('position'): settings = {**settings, 'hw': list(cfg.data.seen_hw)}
     model = create_autoencoder(cfg.model, **settings)
     if head is None: return model
     if cfg.data.defects==0:
         raise ValueError("a head learns from synthetic defects, and data.defects is 0; set it to 0.5, or head to null")
-    if head.on=='features': return _head_on_features(model, head)
+    if head.reads=='features': return _head_on_features(model, head)
     return HeadedAutoencoder(model, head.nf, head.depth, head.weight, head.memory, head.gated)

@@ -171,7 +171,7 @@ def test_learns_to_mark(headed, pictures):
 @pytest.mark.parametrize('weight', [0, -1, float('inf'), '1'])
 def test_bad_weights(weight, headed): assert 'head.weight' in fails(lambda: headed(weight=weight))
 
-def run_of(model, **head): return make_config(model=model, models={model: TINY[model]}, head={'on': 'features', **head}, defects=.5)
+def run_of(model, **head): return make_config(model=model, models={model: TINY[model]}, head={'reads':'features', **head}, defects=.5)
 
 def test_from_the_settings_of_a_run():
     m = build_model(run_of('feature_ae', nf=6, weight=.5, errors=False, distances=False, image=False))
@@ -180,4 +180,4 @@ def test_from_the_settings_of_a_run():
 
 @pytest.mark.parametrize('model', ['cnn_ae','resnet_ae'])
 def test_other_families_have_no_features(model):
-    assert "head.on='images'" in fails(lambda: build_model(run_of(model)))
+    assert "head.reads='images'" in fails(lambda: build_model(run_of(model)))

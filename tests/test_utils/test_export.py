@@ -22,7 +22,7 @@ FEW = {**TINY, 'diffusion_ae': {**TINY['diffusion_ae'], 'draws': 1}}
 FAMILIES = { # settings beside the defaults
     'cnn_ae': dict(head={'nf':8, 'depth':2, 'memory':20}, defects=.5, maps={'head':1., 'memory':1.}, flips=True),
     'resnet_ae': dict(maps={'ssim':1., 'l1':.5}, size=(32,64), resize='pad'),
-    'feature_ae': dict(head={'on':'features', 'nf':8}, defects=.5, flips=True,
+    'feature_ae': dict(head={'reads':'features', 'nf':8}, defects=.5, flips=True,
                        maps={'head':1., 'memory_4':1., 'gaussian_8':.5, 'feature_16':1.}),
     'vit_ae': dict(maps={'msgms':1.}),
     'diffusion_ae': {},

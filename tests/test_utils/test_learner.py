@@ -530,7 +530,7 @@ def test_trim_looks_at_every_view(synth, tiny_model):
 def run_features(synth, cfg):
     "Trains a feature autoencoder: `run_features(path, coder='linear', head=None, steps=9)`."
     def f(path=None, resume=False, model=None, head='features', df=None, **train):
-        head = {'features': {'on':'features', 'nf':8}, 'images': {'nf':8, 'depth':2, 'memory':8}}.get(head)
+        head = {'features': {'reads':'features', 'nf':8}, 'images': {'nf':8, 'depth':2, 'memory':8}}.get(head)
         models = {'feature_ae': {**TINY['feature_ae'], 'ni':1, **(model or {})}}
         train = {'bs':4, 'epochs':2, 'copies':2, **train}
         c = cfg(model='feature_ae', models=models, head=head, train=train, data=dict(defects=.6))
