@@ -7,7 +7,7 @@ __all__ = ['Batch', 'as_table', 'get_device', 'Limits', 'build_graph', 'Detector
            'resolve', 'split_readable', 'fit_detector', 'train_detector']
 
 # %% ../nbs/52_detect.ipynb #1642f14d
-import json
+import json, time
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,6 +128,7 @@ class Detector:
         n_train:int=0 # number of images that the model was trained on
     ):
         self.cfg,self.device,self.n_train = cfg,get_device(device),n_train
+        self.seconds = None                                   # of the last training, search and calibration included
         self.graph = graph.eval().to(self.device)
         self.calibration,self.limits = None,None              # set by `calibrate`
         self.search = None                                    # table of the search for a way of scoring, if any
@@ -296,7 +297,8 @@ def save_calibration(self:Detector,
     path # folder
 ):
     "Writes `calibration.json` alone: scores of the good images, threshold, scale of the heat maps."
-    cal = dict(schema=SCHEMA, **vars(self.limits), n_train=self.n_train, **self.calibration.to_dict())
+    cal = dict(schema=SCHEMA, **vars(self.limits), n_train=self.n_train, seconds=self.seconds,
+               **self.calibration.to_dict())
     with atomic_write(Path(path)/'calibration.json') as p: p.write_text(json.dumps(cal))
 
 # %% ../nbs/52_detect.ipynb #0f96bbc9
@@ -356,7 +358,8 @@ def load_detector(
     graph.model.origins = _read_part(path, 'model.safetensors', _read_origins)
     det = Detector(cfg, graph, device)
     try:
-        det.n_train,det.limits = int(cal.get('n_train', 0)),_read_limits(cal, cfg)
+        det.n_train,det.seconds = int(cal.get('n_train', 0)),cal.get('seconds')
+        det.limits = _read_limits(cal, cfg)
         det.calibration = Calibration(cal['scores'], cal['groups'])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ValueError(f"{path/'calibration.json'} is not what aead writes; calibrate the run again") from None
@@ -452,14 +455,15 @@ def train_detector(
 )->Detector: # trained and calibrated
     "The second half of `fit_detector`, for a catalog that is checked and settings that are resolved."
     from aead.learner import train_model
-    device = get_device(device)
+    device,start = get_device(device),time.time()
     val,cal = _good_rows(df, 'val'),_good_rows(df, 'cal')
     model = train_model(cfg, df, path, resume, device, read, ready)
     det = Detector(cfg, build_graph(cfg, model.eval()), device, int((df.split=='train').sum()))
     if cfg.detect.search: det._find_scoring(val, read)
     batches = (b for _,b in read_batches(det.dataset(val, read), det.bs))
     det.graph.fit_spread((x.to(device), valid.to(device)) for x,_,_,valid in batches)
-    return det.calibrate(cal, read)
+    det.calibrate(cal, read).seconds = round(time.time()-start, 2)
+    return det
 
 # %% ../nbs/52_detect.ipynb #2a75e596
 def _good_rows(df, split):

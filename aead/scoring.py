@@ -468,15 +468,15 @@ def _resample(labels, rng):
     return np.concatenate([rng.choice(o, len(o)) for o in (np.flatnonzero(labels==''), np.flatnonzero(labels!=''))])
 
 def _widest(table, scores, labels, weights, seed):
-    "Label of the row to take: the mix of most distances that the best is not better than by a standard error."
+    "Label of the row to take: the mix of most kinds of maps that the best is not better than by a standard error."
     rows = table.index[:_compared]
-    far = np.array([len(distance_maps(m)) for m in table.maps[rows]])
-    if not far.any(): return rows[0]
+    if not any(map(distance_maps, table.maps)): return rows[0]
+    width = np.array([len({k.partition('_')[0] for k in m}) for m in table.maps[rows]])
     rng,s = np.random.default_rng(seed),scores[rows]
     each = [_resample(labels, rng) for _ in range(_draws)]
     lost = np.stack([_lost(s[:,o], labels[o], weights) for o in each])
     alike = table.auroc[rows[0]]-table.auroc[rows].to_numpy() <= lost.std(0)+1e-12
-    return rows[np.flatnonzero(alike & (far==far[alike].max()))[0]]
+    return rows[np.flatnonzero(alike & (width==width[alike].max()))[0]]
 
 def _lost(scores, labels, weights):
     "By how much the first candidate is better than each."

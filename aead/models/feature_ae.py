@@ -218,7 +218,7 @@ class FeatureAutoencoder(BaseAutoencoder):
         nz:int=64, # channels of the bottleneck
         nf:int=32, # channels of the decoder
         noise:float=.2, # share of the bottleneck's channels that are dropped in training
-        memory:int=4000, # patches in the memory bank, a quarter of it in one with four times the places; 0: no bank
+        memory:int=4000, # patches in each memory bank, a quarter of them in the finest of several; 0: no bank
         neighbours:int=0, # patches of the bank that reweight a distance; 0: no reweighting
         gaussian:bool=True, # with a Gaussian of all patches
         position:int=0, # channels of a Gaussian at each place, for parts that lie alike; 0: none
@@ -274,7 +274,7 @@ def _statistics(self:FeatureAutoencoder):
     top = max(0, len(rs)-2)
     for k in range(top+1):
         nf = sum(cs[k:k+2])
-        if s['memory']: yield f'memory_{rs[k]}', PatchMemory(nf, max(1, s['memory']//4**(top-k)), _compared, s['neighbours'])
+        if s['memory']: yield f'memory_{rs[k]}', PatchMemory(nf, s['memory']//4 if 0==k<top else s['memory'], _compared, s['neighbours'])
         if s['gaussian']: yield f'gaussian_{rs[k]}', PatchGaussian(nf)
     if s['position']: yield f'position_{rs[k]}', PositionGaussian(nf, self._places(rs[k]), s['position'])
 

@@ -41,8 +41,9 @@ def _class_aurocs(t):
     return {f'auroc_{k}': v['image_auroc'] for k,v in per.items()}
 
 # %% ../../nbs/87_runs.crossval.ipynb #79722efc
-def _minutes(history):
-    "Minutes of training, with its validation."
+def _minutes(det, history):
+    "Minutes of training, with its search and calibration; of the steps alone for a run that does not say."
+    if det.seconds is not None: return round(det.seconds/60, 2)
     return None if history is None else round(history.seconds.sum()/60, 2)
 
 def _scoring(detect):
@@ -61,7 +62,7 @@ def _run_case(run, cfg, device):
     seen = det.predict(r.catalog[r.catalog.split=='train'].reset_index(drop=True)).score
     epochs = None if cfg.train.steps else cfg.train.epochs
     row = {'model': cfg.model, 'size': det.cfg.data.hw[0], 'steps': cfg.train.steps, 'epochs': epochs,
-           'head': cfg.head is not None, 'minutes': _minutes(r.history), **{k: m[k] for k in _metrics},
+           'head': cfg.head is not None, 'minutes': _minutes(det, r.history), **{k: m[k] for k in _metrics},
            'unseen_auroc': unseen_auroc(seen, test.score[test.label==0]), **_class_aurocs(test)}
     return {**row, 'scoring': _scoring(det.cfg.detect)}, test
 
