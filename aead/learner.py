@@ -54,11 +54,11 @@ class StepLoss:
         logits, # of a defect, `b h w`; or at a lower resolution, `b h/n w/n`
         mask # defect pixels, `b h w` of 0/1
     ): # scalar
-        "The loss on maps and masks, over the pixels that count; a place of a coarser map counts as its pixels do."
+        "The loss on maps and masks, over pixels that count; a place of a coarser map counts where one of its pixels does."
         valid,hw = self.valid,logits.shape[-2:]
         if hw!=mask.shape[-2:]:
             mask = F.adaptive_max_pool2d(mask[:,None], hw)[:,0]
-            valid = 1-F.adaptive_max_pool2d(1-valid[:,None], hw)[:,0]
+            valid = F.adaptive_max_pool2d(valid[:,None], hw)[:,0]
         return self.mask_loss(logits, mask, valid)
 
 # %% ../nbs/40_learner.ipynb #8b8ddde1
