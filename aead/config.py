@@ -161,8 +161,8 @@ class DataConfig(_Section):
     kinds:dict|None = None # kinds of synthetic defects and their weights; None: all, as `default_kinds` weighs them
     workers:int|None = None # loader processes; None: none on a CPU, one a core up to eight on a GPU
     _rules = {'size': (_is_size, _what_size), 'max_size': _from_to(32, _most_tiled, f'from 32 to {_most_tiled} pixels'),
-              'min_size': _multiple_of(16, 32, 1024), 'tile': _multiple_of(16, 32, 4096), 'fill': _one_of('black','edge','reflect'),
-              'fold': _from_to(0, 4, 'a fold from 0 to 4'),
+              'min_size': _multiple_of(16, 32, 1024), 'tile': _multiple_of(16, 32, 4096),
+              'fill': _one_of('black','edge','reflect'), 'fold': _from_to(0, 4, 'a fold from 0 to 4'),
               'channels': _from_to(1, float('inf'), 'at least 1'), 'resize': _one_of('stretch','pad','crop'),
               'defects': _from_to(0, 1, 'a share from 0 to 1'), 'kinds': (_are_weights, _what_weights),
               'workers': _from_to(0, 64, 'a number of processes from 0 to 64')}
@@ -225,7 +225,8 @@ class DetectConfig(_Section):
     search:bool = False # choose `maps`, `sigma`, `pool` and `top` by synthetic defects on the good images of `val`
     pixels:str = 'model' # where pixel metrics are counted: at the size of the `model`, or at each image's `own`
     _rules = {'maps': (_are_weights, _what_weights), 'sigma': _from_to(0, 100, 'from 0 to 100 pixels'),
-              'pool': _one_of('max','mean','top'), 'units': _one_of('spread','quantiles'), 'pixels': _one_of('model','own'), 'far': _between(0, 1),
+              'pool': _one_of('max','mean','top'), 'units': _one_of('spread','quantiles'),
+              'pixels': _one_of('model','own'), 'far': _between(0, 1),
               'top': (lambda v: 0 < v <= 1, 'a share above 0, at most 1')}
 
     def __post_init__(self):

@@ -73,7 +73,7 @@ class Moments:
 
 # %% ../nbs/50_scoring.ipynb #3113a0e3
 class Quantiles:
-    "Median, and the distance from it to a high quantile, of `k` maps over the pixels that count, from a sample of pixels."
+    "Median of `k` maps, and the distance from it to a high quantile, over a sample of the pixels that count."
     high = .995 # share of the pixels of good images that lie below one unit
     def __init__(self,
         n:int=200_000 # pixels in the sample

@@ -6,7 +6,7 @@
 __all__ = ['own_light', 'ChannelScale', 'FeatureCoder', 'feature_error', 'joined', 'LinearCoder', 'FeatureAutoencoder',
            'feature_ae', 'patches_of', 'outside']
 
-# %% ../../nbs/30_models.feature_ae.ipynb #0f0a9d0f
+# %% ../../nbs/30_models.feature_ae.ipynb #e5dea2df
 import torch, torch.nn.functional as F
 from einops import rearrange, reduce
 from fastcore.basics import patch
@@ -19,7 +19,7 @@ from .encoders import fold_batch_norms, get_encoder, stage_layers
 from .memory import PatchGaussian, PatchMemory, PatchSample, PositionGaussian
 from .resnet_ae import ResBlock
 
-# %% ../../nbs/30_models.feature_ae.ipynb #6727bece
+# %% ../../nbs/30_models.feature_ae.ipynb #5e15a56e
 def own_light(
     x:Tensor, # images, `b c h w`, in [0,1]
     least:float=.02 # smallest standard deviation to divide by; limits the noise of an empty image
@@ -28,7 +28,7 @@ def own_light(
     std = x.std((1,2,3), keepdim=True).clamp_min(least)
     return (x-x.mean((2,3), keepdim=True))/std
 
-# %% ../../nbs/30_models.feature_ae.ipynb #90ff63b9
+# %% ../../nbs/30_models.feature_ae.ipynb #34fbeb18
 class ChannelScale(nn.Module):
     "Standardises the channels of features by the statistics of good images, and limits them."
     top = 8. # largest value either way, standard deviations
@@ -49,7 +49,7 @@ class ChannelScale(nn.Module):
     )->Tensor: # shaped as `f`
         return ((f-self.mean[:,None,None])/self.std[:,None,None]).clamp(-self.top, self.top)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #18a10674
+# %% ../../nbs/30_models.feature_ae.ipynb #e03ef1d8
 @patch
 def add(self:ChannelScale,
     f:Tensor # features of good images, `b nf h w`
@@ -68,7 +68,7 @@ def finish(self:ChannelScale):
     self.std.copy_((self._square/self._n-mean**2).clamp_min(1e-8).sqrt())
     self.reset()
 
-# %% ../../nbs/30_models.feature_ae.ipynb #714853a4
+# %% ../../nbs/30_models.feature_ae.ipynb #36fed37c
 def _squeeze(ni, no, times):
     "Strided convolutions that halve a level `times` times."
     return nn.Sequential(*(conv_block(ni if i==0 else no, no, 2) for i in range(times)))
@@ -93,7 +93,7 @@ class FeatureCoder(nn.Module):
         self.to_features = nn.ModuleList(nn.Conv2d(nf, c, 1) for c in channels)
         self.to_image = nn.Sequential(nn.Conv2d(nf, ni*up**2, 1), nn.PixelShuffle(up))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #6d829be5
+# %% ../../nbs/30_models.feature_ae.ipynb #d18804eb
 @patch
 def encode(self:FeatureCoder,
     levels:list # standardised features, fine to coarse, `b c h w` each
@@ -110,7 +110,7 @@ def decode(self:FeatureCoder,
     for up in self.ups: hs.append(up(F.interpolate(hs[-1], scale_factor=2.)))
     return [o(h) for o,h in zip(self.to_features, hs[::-1])], self.to_image(hs[-1].detach())
 
-# %% ../../nbs/30_models.feature_ae.ipynb #2258e4d4
+# %% ../../nbs/30_models.feature_ae.ipynb #cb618823
 def feature_error(
     f:Tensor, # features of the image, `b c h w`, standardised
     fr:Tensor # their reconstruction, shaped as `f`
@@ -120,7 +120,7 @@ def feature_error(
     angle = 1-F.cosine_similarity(f, fr, dim=1, eps=1e-6)
     return (angle+reduce((f-fr)**2, 'b c h w -> b h w', 'mean'))/2
 
-# %% ../../nbs/30_models.feature_ae.ipynb #cdc8d825
+# %% ../../nbs/30_models.feature_ae.ipynb #0a137bcb
 def joined(
     levels:list # features, fine to coarse, `b c h w` each
 )->Tensor: # `b sum(c) h w` at the finest level
@@ -142,7 +142,7 @@ class LinearCoder(nn.Module):
         self.register_buffer('axes', torch.eye(nf)[:min(nz, nf)])
         self.register_buffer('image', torch.zeros(ni*up**2, min(nz, nf)+1))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #ef51831e
+# %% ../../nbs/30_models.feature_ae.ipynb #d4f39b37
 @patch
 def encode(self:LinearCoder, # noqa: F811
     levels:list # standardised features, fine to coarse, `b c h w` each
@@ -169,7 +169,7 @@ def decode(self:LinearCoder, # noqa: F811
     "Principal components to levels and image."
     return self._levels(z), F.pixel_shuffle(F.conv2d(z, self.image[:,:-1,None,None], self.image[:,-1]), self.up)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #1f9231a1
+# %% ../../nbs/30_models.feature_ae.ipynb #fe158a71
 @patch
 @torch.no_grad()
 def fit(self:LinearCoder,
@@ -183,7 +183,7 @@ def fit(self:LinearCoder,
     ridge = 1e-3*len(z)*torch.eye(z.shape[1], device=z.device, dtype=z.dtype)
     self.image.copy_(torch.linalg.solve(z.T@z+ridge, z.T@pixels.double()).T)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #c465157d
+# %% ../../nbs/30_models.feature_ae.ipynb #b61a86db
 def _check_reductions(name, reductions):
     "The reductions as a tuple: each twice the one before."
     rs = tuple(reductions) if isinstance(reductions, (list,tuple)) else ()
@@ -204,7 +204,7 @@ def _frozen(encoder):
     "The encoder, faster and without gradients."
     return fold_batch_norms(encoder.eval()).requires_grad_(False).to(memory_format=torch.channels_last)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #63854aee
+# %% ../../nbs/30_models.feature_ae.ipynb #a9f14fa6
 class FeatureAutoencoder(BaseAutoencoder):
     "A frozen, pretrained encoder; an autoencoder of its features; memory bank and Gaussians of good patches."
     name = 'feature_ae'
@@ -237,7 +237,7 @@ class FeatureAutoencoder(BaseAutoencoder):
         self.register_buffer('ready', torch.tensor(not (pretrained or weights))) # whether its weights are loaded
         self._build()
 
-# %% ../../nbs/30_models.feature_ae.ipynb #f4b8b64f
+# %% ../../nbs/30_models.feature_ae.ipynb #17f41d70
 @patch
 def _build(self:FeatureAutoencoder):
     "The parts that learn."
@@ -256,7 +256,7 @@ def _check_keep(self:FeatureAutoencoder, known):
     for n in self.settings['keep'] or ():
         if n not in known: raise KeyError(f"unknown map '{n}' in feature_ae.keep.{did_you_mean(n, known)}")
 
-# %% ../../nbs/30_models.feature_ae.ipynb #5aaf46a6
+# %% ../../nbs/30_models.feature_ae.ipynb #4e087256
 _compared = 64 # principal components of a patch that are compared with the bank
 
 @patch
@@ -274,7 +274,8 @@ def _statistics(self:FeatureAutoencoder):
     top = max(0, len(rs)-2)
     for k in range(top+1):
         nf = sum(cs[k:k+2])
-        if s['memory']: yield f'memory_{rs[k]}', PatchMemory(nf, s['memory']//4 if 0==k<top else s['memory'], _compared, s['neighbours'])
+        n = s['memory']//4 if 0==k<top else s['memory']
+        if s['memory']: yield f'memory_{rs[k]}', PatchMemory(nf, n, _compared, s['neighbours'])
         if s['gaussian']: yield f'gaussian_{rs[k]}', PatchGaussian(nf)
     if s['position']: yield f'position_{rs[k]}', PositionGaussian(nf, self._places(rs[k]), s['position'])
 
@@ -285,13 +286,13 @@ def _places(self:FeatureAutoencoder, r):
     if hw is None: raise ValueError('feature_ae.position needs feature_ae.hw, the height and width of the images')
     return tuple(-(-n//self.stride)*self.stride//r for n in hw)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #4d1a3bab
+# %% ../../nbs/30_models.feature_ae.ipynb #66f8e788
 @model_registry
 @builds(FeatureAutoencoder)
 def feature_ae()->FeatureAutoencoder: # model, with an encoder of random weights until `load_pretrained`
     "Feature autoencoder on a frozen, pretrained encoder; its latent is `b nz h/16 w/16`."
 
-# %% ../../nbs/30_models.feature_ae.ipynb #bbea9dd0
+# %% ../../nbs/30_models.feature_ae.ipynb #b97b4a15
 @patch
 def train(self:FeatureAutoencoder,
     mode:bool=True # False: evaluation
@@ -311,7 +312,7 @@ def load_pretrained(self:FeatureAutoencoder):
     self.encoder.origin = loaded.origin
     self.ready.fill_(True)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #92634b27
+# %% ../../nbs/30_models.feature_ae.ipynb #c6af507b
 @patch
 def levels(self:FeatureAutoencoder,
     x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
@@ -322,7 +323,7 @@ def levels(self:FeatureAutoencoder,
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         return e(light.contiguous(memory_format=torch.channels_last))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #fa39e160
+# %% ../../nbs/30_models.feature_ae.ipynb #fbc3a636
 @patch
 def scaled(self:FeatureAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -331,7 +332,7 @@ def scaled(self:FeatureAutoencoder,
     self._check(x)
     return [scale(f) for scale,f in zip(self.scales, self.levels(self.pad(x)))]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #1c1a6c0a
+# %% ../../nbs/30_models.feature_ae.ipynb #6bf78f5e
 @patch
 def encode(self:FeatureAutoencoder, # noqa: F811
     x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
@@ -346,14 +347,14 @@ def decode(self:FeatureAutoencoder, # noqa: F811
     "Latent to images."
     return self.coder.decode(z)[1]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #f4c1da80
+# %% ../../nbs/30_models.feature_ae.ipynb #69eaca7d
 def patches_of(
     levels:list # two neighbouring levels or one, fine to coarse, `b c h w` each
 )->Tensor: # `b sum(c) h w` at the finer
     "Features of patches: means over 3×3 places, levels side by side."
     return joined([F.avg_pool2d(f, 3, 1, 1, count_include_pad=False) for f in levels])
 
-# %% ../../nbs/30_models.feature_ae.ipynb #6da28a97
+# %% ../../nbs/30_models.feature_ae.ipynb #0445c052
 @patch
 def level_of(self:FeatureAutoencoder,
     name:str # of a map, which ends in its reduction
@@ -383,7 +384,7 @@ def distances(self:FeatureAutoencoder,
         seen[n] = o(seen[r], owner) if isinstance(o, PatchMemory) else o(seen[r])
     return {n: seen[n] for n in self.patches}
 
-# %% ../../nbs/30_models.feature_ae.ipynb #aad33c2d
+# %% ../../nbs/30_models.feature_ae.ipynb #5ec34ffc
 def _rows_inside(f, valid):
     "The places of `f`, `b c h w`, of which most pixels are valid, as rows."
     valid = F.interpolate(valid[:,None], f.shape[-2:], mode='area')[:,0]
@@ -393,7 +394,7 @@ def _with_owner(f, owner):
     "Features with the number of the part as one channel more."
     return torch.cat([f, owner.to(f)[:,None,None,None].expand(-1, 1, *f.shape[-2:])], 1)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #0406c128
+# %% ../../nbs/30_models.feature_ae.ipynb #295e7c4e
 class _Samples:
     "What the parts of a model are fitted to: samples of patches by reduction, of joined levels, and whole images."
     most = 100 # whole images
@@ -416,7 +417,7 @@ class _Samples:
         if self.places and sum(map(len, self.whole)) < self.most:
             self.whole.append(m.patches_at(levels, self.places[0]))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #93331faa
+# %% ../../nbs/30_models.feature_ae.ipynb #ef8eaa40
 @patch
 @torch.no_grad()
 def observe(self:FeatureAutoencoder,
@@ -435,7 +436,7 @@ def observe(self:FeatureAutoencoder,
         self.coder.fit(rows[:, :sum(self.channels)], rows[:, sum(self.channels):])
     for name,o in self.patches.items(): self._fit_patches(name, o, samples)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #0f74c055
+# %% ../../nbs/30_models.feature_ae.ipynb #f443b1cf
 @patch
 def _fit_patches(self:FeatureAutoencoder, name, module, samples):
     "Fits a memory bank or a Gaussian."
@@ -444,7 +445,7 @@ def _fit_patches(self:FeatureAutoencoder, name, module, samples):
     f,owner = rows[:, :-1],rows[:, -1].round().long()
     module.fit(f, owner) if isinstance(module, PatchMemory) else module.fit(f)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #19e686ad
+# %% ../../nbs/30_models.feature_ae.ipynb #2b841df4
 @patch
 def at_size(self:FeatureAutoencoder,
     m:Tensor, # map of `x`, padded to multiples of the stride, `b h w`
@@ -455,7 +456,7 @@ def at_size(self:FeatureAutoencoder,
     full = tuple(-(-n//self.stride)*self.stride for n in (h,w))
     return F.interpolate(m[:,None].float(), full, mode='bilinear')[:, 0, :h, :w]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #3c897361
+# %% ../../nbs/30_models.feature_ae.ipynb #a441a51c
 @patch
 def errors(self:FeatureAutoencoder,
     levels:list, # standardised levels
@@ -464,7 +465,7 @@ def errors(self:FeatureAutoencoder,
     "Error of the reconstruction at each level."
     return [feature_error(*o) for o in zip(levels, back)]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #16bfc438
+# %% ../../nbs/30_models.feature_ae.ipynb #96ac833c
 @patch
 @torch.no_grad()
 def suspicion(self:FeatureAutoencoder,
@@ -484,7 +485,7 @@ def suspicion(self:FeatureAutoencoder,
         out = out+high/self.patches[n].mean.numel()**.5
     return out
 
-# %% ../../nbs/30_models.feature_ae.ipynb #6b97c20a
+# %% ../../nbs/30_models.feature_ae.ipynb #29fa84b7
 @patch
 def maps_of(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`
@@ -495,7 +496,7 @@ def maps_of(self:FeatureAutoencoder,
     named = {f'feature_{r}': e for r,e in zip(self.reductions, errors)}
     return {n: self.at_size(m, x) for n,m in {**named, **distances}.items() if self.keeps(n)}
 
-# %% ../../nbs/30_models.feature_ae.ipynb #fc98b69c
+# %% ../../nbs/30_models.feature_ae.ipynb #230f3b7a
 @patch
 def reconstruct(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -507,7 +508,7 @@ def reconstruct(self:FeatureAutoencoder,
     back,xr = self.coder.decode(self.coder.encode(levels))
     return Recon(xr[..., :h, :w], self.maps_of(x, self.errors(levels, back), self.distances(levels)))
 
-# %% ../../nbs/30_models.feature_ae.ipynb #a76e6cf0
+# %% ../../nbs/30_models.feature_ae.ipynb #2fc93ae0
 @patch
 def forward(self:FeatureAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
@@ -516,7 +517,7 @@ def forward(self:FeatureAutoencoder,
     h,w = x.shape[-2:]
     return self.coder.decode(self.coder.encode(self.scaled(x)))[1][..., :h, :w]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #69b36736
+# %% ../../nbs/30_models.feature_ae.ipynb #6d13c5c1
 def outside(
     mask:Tensor, # pixels of defects, `b h w` of 0/1
     hw:tuple, # height and width of a level
@@ -526,7 +527,7 @@ def outside(
     touched = F.adaptive_max_pool2d(mask[:,None].float(), hw)
     return 1-F.max_pool2d(touched, 2*margin+1, 1, margin)[:,0]
 
-# %% ../../nbs/30_models.feature_ae.ipynb #5eb90ff8
+# %% ../../nbs/30_models.feature_ae.ipynb #2ad9944b
 @patch(as_prop=True)
 def is_linear(self:FeatureAutoencoder)->bool: # True: nothing is trained by steps
     "Whether the autoencoder of the features is the linear one."
@@ -548,7 +549,7 @@ def coder_loss(self:FeatureAutoencoder,
     error = sum((e*u).sum()/u.sum().clamp_min(1) for e,u in zip(errors, use))/len(errors)
     return error+loss(clean.float(), xr[..., :h, :w].float())
 
-# %% ../../nbs/30_models.feature_ae.ipynb #3c7eaa1d
+# %% ../../nbs/30_models.feature_ae.ipynb #64dc7dec
 @patch
 def read(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -569,7 +570,7 @@ def learn(self:FeatureAutoencoder,
     with torch.autocast(clean.device.type, enabled=False):
         return self.coder_loss(inputs, back, xr, clean, mask, loss)
 
-# %% ../../nbs/30_models.feature_ae.ipynb #1f6244b1
+# %% ../../nbs/30_models.feature_ae.ipynb #2a709f03
 @patch
 def training_pass(self:FeatureAutoencoder,
     corrupted:Tensor, # input, `b c h w`, in [0,1]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_channels', 'FeatureHead', 'HeadedFeatures']
 
-# %% ../../nbs/31_models.feature_head.ipynb #7f2d552e
+# %% ../../nbs/31_models.feature_head.ipynb #9a6760ca
 import torch, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
@@ -16,7 +16,7 @@ from .cnn_ae import conv_block
 from .feature_ae import FeatureAutoencoder
 from .head import instance_normalize, window_contrast_normalize
 
-# %% ../../nbs/31_models.feature_head.ipynb #9cd80cf5
+# %% ../../nbs/31_models.feature_head.ipynb #f7d98330
 def image_channels(
     x:Tensor, # images, `b c h w`, in [0,1]
     up:int # side of a place, pixels
@@ -27,7 +27,7 @@ def image_channels(
         both = torch.cat([instance_normalize(x)[0], window_contrast_normalize(x)], 1)
         return F.pixel_unshuffle(both.clamp(-5, 5), up).float()
 
-# %% ../../nbs/31_models.feature_head.ipynb #52593cf1
+# %% ../../nbs/31_models.feature_head.ipynb #3f82c096
 class FeatureHead(nn.Module):
     "Feature pyramid from levels to log-odds of a defect."
     def __init__(self,
@@ -47,7 +47,7 @@ class FeatureHead(nn.Module):
 
 def _read_maps(n, no): return nn.Sequential(nn.BatchNorm2d(n), nn.Conv2d(n, no, 1, bias=False)) if n else None
 
-# %% ../../nbs/31_models.feature_head.ipynb #9847239c
+# %% ../../nbs/31_models.feature_head.ipynb #287d1f2f
 @patch
 def forward(self:FeatureHead,
     inputs:list # features of each level and the maps beside them, `b c+e h w`, fine to coarse
@@ -64,7 +64,7 @@ def forward(self:FeatureHead,
     image = rearrange(self.whole(torch.cat(pooled, 1)).float(), 'b 1 -> b 1 1')
     return [*outs[::-1], image]
 
-# %% ../../nbs/31_models.feature_head.ipynb #3bf27112
+# %% ../../nbs/31_models.feature_head.ipynb #9e88ef69
 class HeadedFeatures(BaseAutoencoder):
     "Feature autoencoder, `body`, with a head that reads its features (maps `head`, `head_8`, `head_image`)."
     def __init__(self,
@@ -83,11 +83,12 @@ class HeadedFeatures(BaseAutoencoder):
         self.stride,self.min_size = body.stride,body.min_size
         self.body,self.weight = body,weight
         self.errors,self.distances,self.image = errors and body.is_linear,distances,image
-        beside = [self.errors+sum(body.level_of(n)==k for n in body.patches)*distances for k in range(len(body.channels))]
+        at = [body.level_of(n) for n in body.patches] if distances else []
+        beside = [self.errors+at.count(k) for k in range(len(body.channels))]
         self.names = ['head', *(f'head_{r}' for r in body.reductions[1:-1]), 'head_image'] # of its maps
         self.head = FeatureHead([body.channels[0]+2*body.reductions[0]**2*image, *body.channels[1:]], beside, nf)
 
-# %% ../../nbs/31_models.feature_head.ipynb #ad54bb79
+# %% ../../nbs/31_models.feature_head.ipynb #8fd93aa9
 @patch
 def _inputs(self:HeadedFeatures, x, levels, errors, distances):
     "What the head reads at each level: features, the image at the finest, and maps."
@@ -109,7 +110,7 @@ def read(self:HeadedFeatures,
     errors = b.errors(levels, b.coder.back(levels)) if self.errors else [None]*len(levels)
     return self._inputs(x, levels, errors, b.distances(levels, owner) if self.distances else {})
 
-# %% ../../nbs/31_models.feature_head.ipynb #b1a9b96c
+# %% ../../nbs/31_models.feature_head.ipynb #3867440b
 @patch
 def reconstruct(self:HeadedFeatures,
     x:Tensor, # images, `b c h w`, in [0,1]
@@ -124,7 +125,7 @@ def reconstruct(self:HeadedFeatures,
     heads = {n: b.at_size(o, x) for n,o in zip(self.names, logits)}
     return Recon(xr[..., :h, :w], {**b.maps_of(x, errors, distances), **heads})
 
-# %% ../../nbs/31_models.feature_head.ipynb #72d191a1
+# %% ../../nbs/31_models.feature_head.ipynb #45ffbbb3
 @patch
 def encode(self:HeadedFeatures, x:Tensor)->Tensor: return self.body.encode(x) # `b nz h w`, the body's latent
 
@@ -160,7 +161,7 @@ def suspicion(self:HeadedFeatures,
     "The body's suspicion, before there is a head."
     return self.body.suspicion(x, valid, owner)
 
-# %% ../../nbs/31_models.feature_head.ipynb #53d4a0fe
+# %% ../../nbs/31_models.feature_head.ipynb #cbbb18b2
 @patch
 def learn(self:HeadedFeatures,
     inputs:list, # what the head reads of corrupted images

@@ -1,6 +1,5 @@
 """Training: repeatable, exact after an interruption, averaged, clipped, and stopped by a loss that is not finite."""
 import json, os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 

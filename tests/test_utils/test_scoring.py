@@ -188,7 +188,7 @@ def test_tiles_against_a_loop(name, flips, tiny_model, pictures):
     small,whole = (ScoringGraph(m, maps, noise=noise, flips=flips, tile=o).eval() for o in (32,None))
     with torch.no_grad():
         got = small.raw_maps(x)
-        for k in range(3): assert np.allclose(got[k], by_hand(lambda o: whole.raw_maps(o)[k], x, 32), atol=1e-5)
+        for k in range(3): assert np.allclose(got[k], by_hand(lambda o, k=k: whole.raw_maps(o)[k], x, 32), atol=1e-5)
 
 @pytest.mark.parametrize('hw', [(32,32),(24,32),(20,12)], ids=by_size)
 def test_a_frame_no_larger_than_a_tile(hw, model, pictures):
