@@ -116,6 +116,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.config._nest': ('config.html#_nest', 'aead/config.py'),
                              'aead.config._one_of': ('config.html#_one_of', 'aead/config.py'),
                              'aead.config._recipe_files': ('config.html#_recipe_files', 'aead/config.py'),
+                             'aead.config._recipe_for': ('config.html#_recipe_for', 'aead/config.py'),
                              'aead.config._section': ('config.html#_section', 'aead/config.py'),
                              'aead.config.check_inspect': ('config.html#check_inspect', 'aead/config.py'),
                              'aead.config.config_from_dict': ('config.html#config_from_dict', 'aead/config.py'),

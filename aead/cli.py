@@ -236,7 +236,7 @@ def train(
     data:str=None, # folder of the images; not needed for the layout synthetic
     layout:str=None, # how the folder is arranged
     category:str=None, # one category of a data set that has several
-    recipe:str=None, # named settings (without it: default, unless --model is given)
+    recipe:str=None, # named settings (without it: default, unless --model or the file of --config names a family)
     config:str=None, # YAML file of settings, over the recipe's
     resume:bool=False, # go on with an interrupted run
     device:str=None, # cpu, cuda or cuda:N; by default a GPU if there is one
@@ -394,7 +394,7 @@ def benchmark(
     models:str=None, # families, with commas; by default all
     runs:str=None, # folders of trained runs, with commas, in place of the families
     recipe:str='default', # settings of the families
-    size:int=None, # side of the images for the model, pixels; by default as the recipe has it
+    size:int=None, # side of the images for the model, pixels; by default as the recipe has it, or 128
     head:bool=None, # with or without the defect head; by default as the recipe has it
     bs:int=16, # batch size
     n:int=30, # images timed one by one

@@ -415,6 +415,16 @@ def _layer(below, d):
         if isinstance(d.get(section), dict) and said & set(d[section]): d = _merge({section: off}, d)
     return _merge(below, d)
 
+# %% ../nbs/01_config.ipynb #c877331a
+_own = {'head': ('reads','errors','distances','image'), 'detect': ('maps',)} # settings that may suit one family alone
+
+def _recipe_for(recipe, model):
+    "A recipe's settings; without what suits its own family alone, if `model` is another."
+    d = load_recipe(recipe)
+    if model in (None, d['model']): return d
+    rest = {s: {k: v for k,v in d[s].items() if k not in names} for s,names in _own.items() if d.get(s)}
+    return {**d, **rest}
+
 # %% ../nbs/01_config.ipynb #48180aaf
 Setting = namedtuple('Setting', 'section type default doc')
 Setting.__doc__ = "A flat setting: the section that holds it ('' for none), its type, its default, and what it is."
@@ -460,12 +470,13 @@ def with_settings(
 # %% ../nbs/01_config.ipynb #83657dad
 @with_settings
 def make_config(
-    recipe:str|None=None, # a recipe's name; None: `default` unless `model` is given
+    recipe:str|None=None, # a recipe's name; None: `default`, unless the file or `model` names a family of models
     file=None, # a YAML file whose values go over the recipe's
     **settings # flat settings by name, over both: `epochs=3`, `model='cnn_ae'`; None counts as not given
 )->Config: # checked settings
     "Settings in layers: recipe, then file, then keywords."
-    if recipe is None and settings.get('model') is None: recipe = 'default'
-    d = load_recipe(recipe) if recipe else {}
-    if file: d = _layer(d, load_yaml(file))
+    given = load_yaml(file) if file else {}
+    model = settings.get('model') or given.get('model')
+    if recipe is None and model is None: recipe = 'default'
+    d = _layer(_recipe_for(recipe, model) if recipe else {}, given)
     return config_from_dict(_layer(d, _nest(settings)))

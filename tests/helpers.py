@@ -87,7 +87,7 @@ TINY = { # settings of models that train in a moment, by name
     'vit_ae': {'image_size': 32, 'dim': 48, 'depth': 1, 'heads': 3, 'mlp_dim': 64, 'decoder_dim': 32, 'decoder_heads': 2},
     'diffusion_ae': {'dim': 16, 'dim_mults': [1,2], 'patch': 2, 'timesteps': 100, 'start': 0.3, 'draws': 1},
 }
-TINY_YAML = yaml.safe_dump({'head': None, 'loss': {'l1': 1, 'ssim': 1}, 'data': {'size': 32, 'workers': 0, 'defects': 0, 'augment': True}, 'models': TINY, 'train': {'epochs': 2, 'bs': 8, 'lr': 0.005}, 'detect': {'far': 0.2, 'search': False, 'flips': False}})
+TINY_YAML = yaml.safe_dump({'model': 'cnn_ae', 'head': None, 'loss': {'l1': 1, 'ssim': 1}, 'data': {'size': 32, 'workers': 0, 'defects': 0, 'augment': True}, 'models': TINY, 'train': {'epochs': 2, 'bs': 8, 'lr': 0.005}, 'detect': {'far': 0.2, 'search': False, 'flips': False}})
 
 def by_size(hw):
     "Id of a parameter: `32x48`."

@@ -1,7 +1,7 @@
 """Speed, memory and size are measured, and make sense; how fast this machine is, is not tested. What must not grow, does not."""
 import gc, tracemalloc
 
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, pytest
 
 from aead.runs.benchmark import benchmark_detector, run_benchmark, time_calls
 from aead.metrics import PixelMetrics
@@ -17,6 +17,13 @@ def test_all_families(tmp_path):
     assert (t.p95_ms>=t.median_ms).all() and t.relative[0]==1
     assert (t.file_mib*2**20>=4*t.parameters).all()                     # float32, and more than weights
     assert pd.read_csv(tmp_path/'b.csv').model.tolist()==t.model.tolist()
+
+@pytest.mark.parametrize('recipe', ['default','fast'])
+@pytest.mark.parametrize('model', ['feature_ae','cnn_ae'])
+def test_recipes_on_features(recipe, model):
+    "For their own family and for another; the size that is left to the images is a usual one."
+    t = run_benchmark([model], bs=1, n=1, recipe=recipe, device='cpu')
+    assert t['size'].tolist()==[128] and (t['head']==(recipe=='default')).all() and np.isfinite(t.training_mib).all()
 
 def test_a_fitted_detector(detector):
     r = benchmark_detector(detector, bs=2, n=2)

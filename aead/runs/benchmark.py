@@ -128,24 +128,24 @@ def peak_memory(
 # %% ../../nbs/88_runs.benchmark.ipynb #cb847894
 def _untrained(cfg, device):
     "A detector with random weights."
-    cfg = resolve_config(cfg, cfg.data.channels or 1, cfg.data.hw)
+    cfg = resolve_config(cfg, cfg.data.channels or 1)
     graph = build_graph(cfg)
     for o in graph.model.modules():
         if hasattr(o, 'ready'): o.ready.fill_(True)              # random weights cost what pretrained ones do
     return Detector(cfg, graph, device)
 
 # %% ../../nbs/88_runs.benchmark.ipynb #ca992051
-def _loss(cfg):
-    "What training minimises."
-    loss = WeightedLoss(cfg.loss)
-    if cfg.head: loss.on_mask = MaskLoss(cfg.head.loss)
-    return loss
+def _loss(cfg, x):
+    "What training on images `x` minimises."
+    from aead.learner import StepLoss                            # brings fastai, which comparing costs does not need
+    on_mask = MaskLoss(cfg.head.loss) if cfg.head else None
+    return StepLoss(WeightedLoss(cfg.loss), on_mask, torch.ones_like(x[:,0]))
 
 # %% ../../nbs/88_runs.benchmark.ipynb #3889b977
 def _memory(det, bs):
     "Bytes of scoring, and of a training step on images without defects; where there are tiles, on tiles."
     x = torch.rand(bs, det.graph.model.settings['ni'], *det.cfg.data.seen_hw, device=det.device)
-    return peak_memory(det.graph.model, x), peak_memory(det.graph.model, x, _loss(det.cfg))
+    return peak_memory(det.graph.model, x), peak_memory(det.graph.model, x, _loss(det.cfg, x))
 
 # %% ../../nbs/88_runs.benchmark.ipynb #ccc302c3
 def _mib(n): return n/2**20
@@ -187,7 +187,7 @@ def run_benchmark(
     device=None, # where to compute; None: a GPU if there is one
     out=None, # CSV to write; None: none
     say=None, # function of one line of text that reports progress; None: no reports
-    **settings # flat settings over the recipe, such as `size=64` or `head=False`
+    **settings # flat settings over the recipe, such as `size=64` or `head=False`; a size left to images is 128
 )->pd.DataFrame: # a row per family or run, with the columns above
     "Speed, memory and size, measured side by side in one process."
     _check_calls(n)

@@ -7,8 +7,8 @@ import numpy as np, pytest, yaml
 
 from aead.files import SCHEMA, atomic_write, load_yaml, save_yaml
 from aead.config import (
-    Config, DataConfig, Registry, config_from_dict, config_to_dict, did_you_mean, fit_frame, list_recipes, load_recipe, make_config,
-    settle_size)
+    Config, DataConfig, DetectConfig, Registry, config_from_dict, config_to_dict, did_you_mean, fit_frame, list_recipes, load_recipe,
+    make_config, settle_size)
 
 from ..helpers import field_cases
 
@@ -206,9 +206,22 @@ def test_layers(tmp_path):
     assert c.loss=={'l2':1.} and c.models=={'cnn_ae':{'nf':8}} and c.data.category==demo.data.category       # weights are replaced, the rest is merged
     assert make_config('demo', model='other').data==demo.data and make_config(model='other').model=='other'
     assert make_config()==make_config('default')
+    save_yaml({'model':'vit_ae', 'data':{'size':64}}, tmp_path/'family.yaml')
+    assert make_config(file=tmp_path/'family.yaml')==make_config(model='vit_ae', size=64)                     # no recipe below
     with pytest.raises(KeyError, match="'epochs'"): make_config(epoch=3)
     with pytest.raises(KeyError, match="'demo'"): make_config('demos')
     with pytest.raises(ValueError, match='train.epochs'): make_config(epochs='3')
+
+@pytest.mark.parametrize('recipe', list_recipes())
+def test_a_recipe_with_another_family(recipe):
+    "The head reads images, and the maps are those of any family; settings of the user's own stay."
+    own = make_config(recipe)
+    c = make_config(recipe, model='vit_ae')
+    assert c.model=='vit_ae' and (c.data, c.train, c.loss)==(own.data, own.train, own.loss)
+    assert (c.head is None)==(own.head is None) and (c.head is None or c.head.reads=='images' and c.head.loss==own.head.loss)
+    assert c.detect==replace(own.detect, maps=DetectConfig().maps)
+    assert make_config(recipe, model=own.model)==own
+    assert make_config(recipe, model='vit_ae', maps={'l2':1.}).detect.maps=={'l2':1.}
 
 # --- files
 
