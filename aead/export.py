@@ -252,7 +252,7 @@ def predict(self:ExportedDetector,
 @patch
 def score_map(self:ExportedDetector,
     image # path, array `h w` or `h w c`, or tensor `c h w`
-)->np.ndarray: # anomaly map at the image's own size, `h w`, in standard deviations of good images
+)->np.ndarray: # anomaly map at the image's own size, `h w`, in units of the good images' spread
     "Where an image is anomalous, and by how much."
     df,read = as_table(image)
     if len(df)!=1: raise ValueError(f"score_map takes one image, got {len(df)}; predict takes many")

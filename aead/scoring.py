@@ -461,7 +461,7 @@ def _auroc_by_kind(scores, labels, weights):
     return {'auroc': np.average(list(each.values()), axis=0, weights=[weights[k] for k in each]), **each}
 
 # %% ../nbs/50_scoring.ipynb #c7d26eb8
-_draws,_compared = 50,40 # bootstrap samples; candidates that are compared with the best
+_draws,_compared = 50,40 # bootstrap samples; candidates that are compared with the best, and all that are as good
 
 def _resample(labels, rng):
     "Positions of a bootstrap sample: good images and defective ones are drawn apart."
@@ -469,7 +469,7 @@ def _resample(labels, rng):
 
 def _widest(table, scores, labels, weights, seed):
     "Label of the row to take: the mix of most kinds of maps that the best is not better than by a standard error."
-    rows = table.index[:_compared]
+    rows = table.index[:max(_compared, int((table.auroc==table.auroc.iloc[0]).sum()))]
     if not any(map(distance_maps, table.maps)): return rows[0]
     width = np.array([len({k.partition('_')[0] for k in m}) for m in table.maps[rows]])
     rng,s = np.random.default_rng(seed),scores[rows]

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ..calibration import outcome
 from ..viz.curves import plot_histogram, plot_roc_at, plot_scores
 from ..report.html import tag
+from ..report.run import describe_map
 from .base import as_text, Chart, field, Gallery, Panel, to_png
 from .run_view import pictures
 
@@ -220,5 +221,6 @@ def _describe(self:ExplorerPanel, i):
     if what in ('heat map','anomaly map') and v.heat_max:
         lines.append(f'last colour at {v.heat_max:.3g} spreads of good images, for all images of the run')
     elif what=='attention' or what.startswith('error: '):
+        if said := describe_map(what.removeprefix('error: ')): lines.append(said)
         lines.append('one scale for all images of the run, set on good ones')
     return '<br>'.join(map(as_text, lines))

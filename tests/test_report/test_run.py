@@ -2,11 +2,11 @@
 import re
 from pathlib import Path
 
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 
-from aead.config import Config, config_to_dict
+from aead.config import Config, DetectConfig, config_to_dict
 from aead.metrics import METRICS, PixelMetrics
-from aead.report.run import get_verdict, get_warnings, metric_title, RunReport, write_report
+from aead.report.run import describe_map, get_verdict, get_warnings, metric_title, RunReport, write_report
 from aead.viz.curves import get_pro_curve
 
 from .pages import check, EVIL, example, metrics, Page, scores
@@ -35,6 +35,27 @@ def test_order_and_content(tmp_path):
     assert ('Model cnn_ae · 64 × 64 pixels (height × width) · 100 images to train on · '
             '30 for the threshold from 12 parts · 20 good and 20 defective ones to test') in o.text
     assert page.count('data:image/png;base64,')==4                     # scores, ROC, precision-recall, training
+
+def test_every_map_is_described(tiny_model):
+    "Error maps, and the own maps of every family, with and without a head."
+    from aead.losses import err_maps
+    from aead.models.base import model_registry
+    from aead.models.feature_head import HeadedFeatures
+    from aead.models.head import HeadedAutoencoder
+    bodies = {k: tiny_model(k) for k in model_registry}
+    coarse = tiny_model('feature_ae', coder='linear', position=8, hw=[32,32])
+    names = set(err_maps)
+    for m in (*bodies.values(), HeadedAutoencoder(bodies['cnn_ae'], depth=2, memory=8), coarse, HeadedFeatures(bodies['feature_ae'])):
+        x = torch.rand(2, 3, 32, 32)
+        names |= set(m.eval().reconstruct(m.prepare(x), m.draw_noise((3,32,32), 0)).maps)
+    assert {'head','head_8','memory','memory_8','gaussian_4','position_8','feature_16'} <= names
+    assert not [k for k in names if not describe_map(k)]
+
+@pytest.mark.parametrize('units,says', [('spread','standard deviations of good images'), ('quantiles','one pixel in two hundred of good images')])
+def test_what_the_score_is_made_of(units, says, tmp_path):
+    o = check(report(tmp_path, config=config_to_dict(Config(detect=DetectConfig(maps={'memory_8':1., 'head':.5}, units=units))))[1])
+    assert says in o.text
+    for text in ('memory_8', 'nearest good patch in the memory bank, at 8 pixels a place', '0.5', 'log-odds of a defect'): assert text in o.text
 
 def test_metrics_are_called_by_their_labels(tmp_path):
     o = check(report(tmp_path)[1])
