@@ -319,7 +319,7 @@ _measures = {
     'ssim': 'structural dissimilarity of image and reconstruction',
     'gms': 'difference of the edges in image and reconstruction',
     'msgms': 'difference of the edges in image and reconstruction, at several scales',
-    'draws': 'how much several reconstructions of the same image differ',
+    'draws': 'absolute difference of image and reconstruction, mean over several reconstructions',
     'head': 'log-odds of a defect, from the head that learned from synthetic defects',
     'memory': 'distance to the nearest good patch in the memory bank',
     'gaussian': 'distance from the distribution of good patches',

@@ -147,6 +147,17 @@ def test_search_finds_the_map_that_knows(val):
     assert found['maps'][0]=={'truth':1.} and found.auroc[0]==1
     assert (found[[o=={'junk':1.} for o in found['maps']]].auroc-.5).abs().max() < 1e-9
 
+def test_where_all_are_perfect_the_widest_mix_is_taken(val):
+    "On a few images many ways of scoring miss nothing; one map alone is no better than all together."
+    names = ['feature_4','feature_8','feature_16','memory_4','memory_8','gaussian_4','gaussian_8','position_8']
+    good = torch.stack([val[i][0] for i in range(len(val))])
+    class All(Oracle):
+        def reconstruct(self, x, noise=None):
+            xr,maps = super().reconstruct(x)
+            return Recon(xr, dict.fromkeys(names, maps['truth']))
+    found = search_scoring(ScoringGraph(All(good), dict.fromkeys(names, 1.)), val, n=3)
+    assert (found.auroc==1).sum() > 40 and set(found[found.chosen]['maps'].item())==set(names)
+
 def test_search_on_empty_images():
     df = pd.DataFrame({'path': ['a','b'], 'mask': ''})
     ds = ImageDataset(df, 32, read=lambda p,c=None: np.zeros((32,32,1), np.float32))
