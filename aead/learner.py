@@ -54,7 +54,7 @@ class StepLoss:
         logits, # of a defect, `b h w`; or at a lower resolution, `b h/n w/n`
         mask # defect pixels, `b h w` of 0/1
     ): # scalar
-        "The loss on maps and masks, over pixels that count; a place of a coarser map counts where one of its pixels does."
+        "The loss on maps and masks; a place of a coarser map counts where one of its pixels does."
         valid,hw = self.valid,logits.shape[-2:]
         if hw!=mask.shape[-2:]:
             mask = F.adaptive_max_pool2d(mask[:,None], hw)[:,0]
