@@ -866,6 +866,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.detect._array_table': ('detect.html#_array_table', 'aead/detect.py'),
                              'aead.detect._as_image': ('detect.html#_as_image', 'aead/detect.py'),
                              'aead.detect._check_tile': ('detect.html#_check_tile', 'aead/detect.py'),
+                             'aead.detect._check_trim': ('detect.html#_check_trim', 'aead/detect.py'),
                              'aead.detect._good_rows': ('detect.html#_good_rows', 'aead/detect.py'),
                              'aead.detect._heat_max': ('detect.html#_heat_max', 'aead/detect.py'),
                              'aead.detect._load_weights': ('detect.html#_load_weights', 'aead/detect.py'),

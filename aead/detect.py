@@ -25,7 +25,8 @@ from .data.preprocessing import read_image, restore_map, to_channels
 from .data.defects import defect_makers
 from .data.dataset import check_images, ImageDataset, read_batches, train_pipeline, typical_shape
 from .data.splits import split_catalog
-from .models.base import model_registry, save_tensors
+from .models.base import check_settings, model_registry, save_tensors
+from .models.head import get_body
 from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
 from .scoring import distance_maps, ScoringGraph, search_scoring
@@ -376,6 +377,13 @@ def _check_tile(d, model):
     raise ValueError(f"{model.name} with these settings needs tiles of at least {least} px, got data.tile {d.tile}; "
                      f"the nearest right choice is {right}")
 
+# %% ../nbs/52_detect.ipynb #819e1881
+def _check_trim(cfg, body):
+    "Complains of training images that shall be trimmed by distances which the model does not measure."
+    if cfg.train.trim==0 or not hasattr(body, 'patches') or len(body.patches): return
+    raise ValueError("training images are trimmed by their distances from good patches (train.trim), and "
+                     f"{body.name} measures none with these settings; give it memory or gaussian, or trim 0")
+
 # %% ../nbs/52_detect.ipynb #e0b32cbb
 @torch.no_grad()
 def validate(
@@ -388,11 +396,12 @@ def validate(
     if cfg.head: MaskLoss(cfg.head.loss)
     train_pipeline(d.seen_hw, d.resize, d.augment)
     for k in d.kinds or (): defect_makers[k]
-    for k in cfg.models: model_registry[k]
+    for k,settings in cfg.models.items(): check_settings(model_registry[k], settings)
     known = cfg.models.get(cfg.model, {}).get('ni')
     cfg = resolve_config(cfg, known or d.channels or channels)
     graph = build_graph(cfg).eval()
     _check_tile(cfg.data, graph.model)
+    _check_trim(cfg, get_body(graph.model))
     graph(torch.zeros(1, graph.model.settings['ni'], *cfg.data.seen_hw))
 
 # %% ../nbs/52_detect.ipynb #2574da40

@@ -61,10 +61,10 @@ def _room(shape, dtype, mb):
     count = int(np.prod(shape))
     size = count*torch.empty(0, dtype=dtype).element_size()
     if size <= mb*2**20: return torch.empty(shape, dtype=dtype)
-    file = tempfile.TemporaryFile(prefix='aead-features-')
-    file.truncate(size)
     kind = {torch.float16: np.float16, torch.uint8: np.uint8}[dtype]
-    return torch.from_numpy(np.memmap(file, kind, 'r+', shape=tuple(shape)))
+    with tempfile.TemporaryFile(prefix='aead-features-') as file:        # the map holds the file open
+        file.truncate(size)
+        return torch.from_numpy(np.memmap(file, kind, 'r+', shape=tuple(shape)))
 
 # %% ../nbs/36_kept.ipynb #20db026c
 class KeptFeatures(Dataset):

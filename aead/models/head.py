@@ -221,7 +221,7 @@ def get_body(
     model:BaseAutoencoder # an autoencoder, with a head or without
 )->BaseAutoencoder: # the autoencoder without its head
     "The body of an autoencoder with a head; any other model is its own body."
-    return model.body if isinstance(model, HeadedAutoencoder) else model
+    return model.body if isinstance(getattr(model, 'body', None), BaseAutoencoder) else model
 
 # %% ../../nbs/29_models.head.ipynb #2016e0c1
 @patch
