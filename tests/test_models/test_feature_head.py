@@ -7,6 +7,7 @@ from aead.learner import StepLoss
 from aead.losses import MaskLoss, WeightedLoss
 from aead.models.feature_ae import FeatureAutoencoder, feature_ae
 from aead.models.feature_head import FeatureHead, HeadedFeatures, image_channels
+from aead.models.head import get_body
 from aead.models.zoo import build_model
 
 from ..helpers import TINY, by_setting, by_size, fails
@@ -170,6 +171,10 @@ def test_learns_to_mark(headed, pictures):
 
 @pytest.mark.parametrize('weight', [0, -1, float('inf'), '1'])
 def test_bad_weights(weight, headed): assert 'head.weight' in fails(lambda: headed(weight=weight))
+
+def test_the_body_is_found():
+    m = HeadedFeatures(feature_ae(**TINY['feature_ae']), nf=8)
+    assert get_body(m) is m.body
 
 def run_of(model, **head): return make_config(model=model, models={model: TINY[model]}, head={'reads':'features', **head}, defects=.5)
 
