@@ -231,7 +231,7 @@ def test_the_sample_is_bounded(pictures):
     assert len(m.patches['memory_4'].bank.unique(dim=0)) <= 50
 
 def test_owners_patches_are_passed_over(observed, pictures):
-    m,x = observed(memory=2500),pictures(12, 1, (48,64), seed=5)
+    m,x = observed(memory=10000),pictures(12, 1, (48,64), seed=5)
     with torch.no_grad():
         levels = m.scaled(x)
         every,others = m.distances(levels),m.distances(levels, torch.arange(12))

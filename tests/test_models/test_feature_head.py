@@ -13,7 +13,6 @@ from aead.models.zoo import build_model
 from ..helpers import TINY, by_setting, by_size, fails
 
 coders = pytest.mark.parametrize('coder', ['conv','linear'])
-loss = StepLoss(WeightedLoss({'l1':1.}), MaskLoss({'focal':10., 'dice':1.}), None)
 READS = [{}, dict(errors=False), dict(distances=False), dict(image=False), dict(errors=False, distances=False, image=False)]
 
 def observe(m, x):
@@ -29,6 +28,10 @@ def headed(pictures):
         return observe(m, pictures(8, ni, hw, seed=5))
     return make
 
+def loss_on(x):
+    "The losses of a batch of which all pixels count."
+    return StepLoss(WeightedLoss({'l1':1.}), MaskLoss({'focal':10., 'dice':1.}), torch.ones_like(x[:,0]))
+
 def corrupted(x):
     "Images with a bright square each, and its mask."
     y,mask = x.clone(),torch.zeros_like(x[:,0])
@@ -40,24 +43,24 @@ def corrupted(x):
 # --- the network
 
 @pytest.mark.parametrize('n', [1,2,4])
-@pytest.mark.parametrize('errors', [False,True])
-def test_any_number_of_levels(n, errors):
-    channels,extra,sides = [3,4,5,6][:n],[7,0,2,0][:n],[16,8,4,2][:n]
-    head = FeatureHead(channels, extra, up=2, nf=4, errors=errors).eval()
-    inputs = [torch.randn(2, c+e, k, 2*k) for c,e,k in zip(channels, extra, sides)]
-    out = head(inputs, [torch.rand(2, k, 2*k) for k in sides])
-    assert out.shape==(2,32,64) and out.dtype==torch.float32
+@pytest.mark.parametrize('beside', [[0,0,0,0],[7,0,2,1]], ids=['features alone','maps beside'])
+def test_any_number_of_levels(n, beside):
+    "An output for each level but the coarsest, at its resolution."
+    channels,beside,sides = [3,4,5,6][:n],beside[:n],[16,8,4,2][:n]
+    head = FeatureHead(channels, beside, nf=4).eval()
+    outs = head([torch.randn(2, c+e, k, 2*k) for c,e,k in zip(channels, beside, sides)])
+    assert [tuple(o.shape) for o in outs]==[(2,k,2*k) for k in sides[:max(1, n-1)]]
+    assert all(o.dtype==torch.float32 for o in outs)
 
 def test_defects_are_rare_at_the_start():
-    head = FeatureHead([3,4], [0,0], up=4).eval()
-    out = head([torch.zeros(1,3,8,8), torch.zeros(1,4,4,4)], [torch.zeros(1,8,8), torch.zeros(1,4,4)])
-    assert out.sigmoid().mean() < .3
+    outs = FeatureHead([3,4,5], [0,0,0]).eval()([torch.zeros(1, c, k, k) for c,k in ((3,8),(4,4),(5,2))])
+    assert len(outs)==2 and all(o.sigmoid().mean() < .3 for o in outs)
 
 @pytest.mark.parametrize('up', [1,2,4])
 def test_image_channels(up, pictures):
     x = pictures(2, 3, (16,24))
     z = image_channels(x, up)
-    assert z.shape==(2, 2*3*up**2, 16//up, 24//up) and z.abs().max() <= 5
+    assert z.shape==(2, 2*up**2, 16//up, 24//up) and z.abs().max() <= 5
     assert torch.allclose(image_channels(x[:1], up), z[:1], atol=1e-6)
     assert torch.isfinite(image_channels(torch.zeros(1,3,16,24), up)).all()
 
@@ -70,24 +73,24 @@ def test_reads_what_it_is_told_to(ni, kw, headed, pictures):
     kw = {**dict(errors=True, distances=True, image=True), **kw}
     with torch.no_grad(): inputs,r = m.read(x),m.reconstruct(x)
     n = 2*kw['distances']
-    want = [c+e for c,e in zip(m.body.channels, (n+2*ni*16*kw['image'], n, 0))]
-    assert [o.shape[1] for o in inputs]==want and r.maps['head'].shape==(2,48,64)
+    want = [c+e for c,e in zip(m.body.channels, (n+2*16*kw['image'], n, 0))]       # the image in grey
+    assert [o.shape[1] for o in inputs]==want and r.maps['head'].shape==r.maps['head_8'].shape==(2,48,64)
     with torch.no_grad(): levels = m.body.scaled(x)
     assert all(torch.equal(a[:,:b.shape[1]], b) for a,b in zip(inputs, levels))
 
 def test_distances_leave_the_own_part_out(headed, pictures):
-    m,x = headed(body=dict(memory=2000)),pictures(8, 1, (48,64), seed=5)
+    m,x = headed(body=dict(memory=8000)),pictures(8, 1, (48,64), seed=5)
     with torch.no_grad(): every,own = m.read(x),m.read(x, torch.arange(8))
-    c = m.body.channels[0]
+    c = m.body.channels[0]+2*16                                         # features and image come first
     assert list(m.body.patches)[0]=='memory_4' and every[0][:,c].max() < .01 < own[0][:,c].mean()
-    assert torch.equal(every[0][:,c+1:], own[0][:,c+1:])                  # Gaussian and image
+    assert torch.equal(every[0][:,c+1:], own[0][:,c+1:])                  # Gaussian
 
 @coders
 @pytest.mark.parametrize('keep', [None, [], ['gaussian_8'], ['feature_16','memory_8']], ids=str)
 def test_maps_that_are_kept(coder, keep, headed, pictures):
     m,x = headed(body=dict(coder=coder, keep=keep)),pictures(2, 1, (48,64))
     with torch.no_grad(): a,b = m.reconstruct(x),m.body.reconstruct(x)
-    assert list(a.maps)==[*b.maps, 'head'] and torch.allclose(a.xr, b.xr, atol=1e-5)
+    assert list(a.maps)==[*b.maps, 'head', 'head_8'] and torch.allclose(a.xr, b.xr, atol=1e-5)
     assert all(torch.allclose(a.maps[k], b.maps[k], atol=1e-5) for k in b.maps)
 
 @coders
@@ -125,7 +128,7 @@ def test_weights_survive(headed, pictures, tmp_path):
 def test_every_parameter_learns_and_the_encoder_does_not(coder, headed, pictures):
     m,x = headed(body=dict(coder=coder)).train(),pictures(4, 1, (48,64))
     y,mask = corrupted(x)
-    m.training_step(y, x, mask, loss).backward()
+    m.training_step(y, x, mask, loss_on(x)).backward()
     for k,p in m.named_parameters():
         assert p.requires_grad!=k.startswith('body.encoder.')
         if p.requires_grad: assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), k
@@ -136,6 +139,7 @@ def test_the_head_sends_no_gradient_to_the_body(headed, pictures):
     m,x = headed(body=dict(noise=0.)),pictures(4, 1, (48,64))
     y,mask = corrupted(x)
     levels = m.body.scaled(y)
+    loss = loss_on(x)
     m.training_step(y, x, mask, loss).backward()
     beside = {k:p.grad.clone() for k,p in m.body.coder.named_parameters()}
     m.zero_grad()
@@ -146,7 +150,7 @@ def test_the_head_sends_no_gradient_to_the_body(headed, pictures):
 @coders
 def test_a_step_is_the_same_on_what_was_read(coder, headed, pictures):
     m,x = headed(body=dict(coder=coder)),pictures(4, 1, (50,64))
-    y,mask = corrupted(x)
+    (y,mask),loss = corrupted(x),loss_on(x)
     with torch.no_grad():
         assert torch.isclose(m.training_step(y, x, mask, loss), m.learn(m.read(y), x, mask, loss), atol=1e-6)
         double = HeadedFeatures(m.body, nf=8, weight=2.).eval()
@@ -160,7 +164,7 @@ def test_learns_to_mark(headed, pictures):
     y,mask = corrupted(x)
     inputs,opt = m.read(y),torch.optim.Adam(m.head.parameters(), 1e-2)
     for _ in range(40):
-        o = m.train().learn(inputs, x, mask, loss)
+        o = m.train().learn(inputs, x, mask, loss_on(x))
         opt.zero_grad()
         o.backward()
         opt.step()
@@ -181,7 +185,7 @@ def run_of(model, **head): return make_config(model=model, models={model: TINY[m
 def test_from_the_settings_of_a_run():
     m = build_model(run_of('feature_ae', nf=6, weight=.5, errors=False, distances=False, image=False))
     assert isinstance(m, HeadedFeatures) and isinstance(m.body, FeatureAutoencoder) and m.weight==.5
-    assert m.head.out.in_channels==6 and not (m.head.errors or m.distances or m.image)
+    assert m.head.outs[0].in_channels==6 and not (m.errors or m.distances or m.image)
 
 @pytest.mark.parametrize('model', ['cnn_ae','resnet_ae'])
 def test_other_families_have_no_features(model):
