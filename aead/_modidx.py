@@ -1026,6 +1026,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                               'aead.learner._resume_average': ('learner.html#_resume_average', 'aead/learner.py'),
                               'aead.learner._resume_optimizer': ('learner.html#_resume_optimizer', 'aead/learner.py'),
                               'aead.learner._resume_rng': ('learner.html#_resume_rng', 'aead/learner.py'),
+                              'aead.learner._timed': ('learner.html#_timed', 'aead/learner.py'),
                               'aead.learner._train_features': ('learner.html#_train_features', 'aead/learner.py'),
                               'aead.learner._trim_features': ('learner.html#_trim_features', 'aead/learner.py'),
                               'aead.learner._use_lines': ('learner.html#_use_lines', 'aead/learner.py'),

