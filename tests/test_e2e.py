@@ -275,7 +275,7 @@ UNFIT = [ # settings of a family, and words of the message
     ('resnet_ae', {'backbone': 'resnet81'}, ("unknown encoder 'resnet81'", 'resnet18')),
     ('resnet_ae', {'depth': 9}, ('depth=9', 'take depth=5')),
     ('resnet_ae', {'target': 'features'}, ("'target' any more", "take model 'feature_ae'")),
-    ('feature_ae', {'reductions': [4,8,16,32]}, ('feature_ae', 'at least 64 px', '32×32')),
+    ('feature_ae', {'reductions': [4,8,16,32]}, ('feature_ae', 'at least 64 px', '32×32', 'fewer reductions')),
     ('feature_ae', {'coder': 'linea'}, ("'linea'", "'linear'")),
     ('feature_ae', {'memory': 12, 'neighbours': 3}, ('bank of 3 patches', '3 neighbours')),
     ('diffusion_ae', {'timesteps': 100, 'steps': 200}, ('steps must be at most 25', 'got 200')),

@@ -65,6 +65,7 @@ class BaseAutoencoder(nn.Module, metaclass=_Family):
     name = None # of the family, in `model_registry`
     stride = 1 # height and width are padded to multiples of it
     min_size = 1 # smallest height and width, pixels
+    smaller = 'a smaller depth' # what makes `min_size` smaller, in an error message
     gone = {} # settings of earlier versions: what to use instead, by name
     origins = () # of pretrained weights that came with a checkpoint or a saved run
 
@@ -105,7 +106,7 @@ def _check(self:BaseAutoencoder, x):
     if c != ni: raise ValueError(f"this {self.name} was made for {ni} channels (ni), got {c}")
     if min(h, w) < self.min_size:
         raise ValueError(f"{self.name} with these settings needs images of at least {self.min_size} px a side, "
-                         f"got {h}×{w}; use a larger size or a smaller depth")
+                         f"got {h}×{w}; use a larger size or {self.smaller}")
     return h,w
 
 # %% ../../nbs/20_models.base.ipynb #ec66cbaf

@@ -207,7 +207,7 @@ def _frozen(encoder):
 # %% ../../nbs/30_models.feature_ae.ipynb #a9f14fa6
 class FeatureAutoencoder(BaseAutoencoder):
     "A frozen, pretrained encoder; an autoencoder of its features; memory bank and Gaussians of good patches."
-    name = 'feature_ae'
+    name,smaller = 'feature_ae','fewer reductions'
     def __init__(self,
         ni:int=3, # channels of the images
         backbone:str='tf_efficientnet_lite0', # the encoder: a name of timm's, or in `encoders`
