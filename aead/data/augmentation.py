@@ -27,7 +27,7 @@ class ResizeImage(A.DualTransform):
     def __init__(self,
         size:tuple, # `(height, width)` of the result
         mode:str='stretch', # 'stretch' changes proportions, 'pad' fills what is missing, 'crop' cuts off the rest
-        fill=0., # of the padding: a number in [0,1], 'edge' or 'reflect'; masks are 0 there
+        fill=0., # of the padding: a number in [0,1], 'black', 'edge' or 'reflect'; masks are 0 there
         p:float=1. # probability; anything but 1 leaves some images at their own size
     ):
         super().__init__(p=p)
@@ -58,7 +58,7 @@ def apply_to_mask(self:ResizeImage,
 def get_test_augmentations(
     image_size:tuple, # `(height, width)` of the result
     resize:str='stretch', # 'stretch', 'pad' or 'crop', see `ResizeImage`
-    fill=0. # of the padding: a number in [0,1], 'edge' or 'reflect'
+    fill=0. # of the padding: a number in [0,1], 'black', 'edge' or 'reflect'
 )->A.Compose: # takes image=`h w c` float32 in [0,1], mask= or masks=[…] `h w` uint8; returns a dict with the same keys
     "Only resizes: the same input always gives the same output."
     return A.Compose([ResizeImage(image_size, resize, fill)])
@@ -107,7 +107,7 @@ def _maybe(strength, p=0.5): return p if strength else 0
 def get_train_augmentations(
     image_size:tuple, # `(height, width)` of the result
     resize:str='stretch', # 'stretch', 'pad' or 'crop', see `ResizeImage`
-    fill=0., # of the padding: a number in [0,1], 'edge' or 'reflect'
+    fill=0., # of the padding: a number in [0,1], 'black', 'edge' or 'reflect'
     hflip:float=0.5, # probability of a mirror image, left to right
     vflip:float=0.5, # probability of a mirror image, top to bottom
     rotate90:float=0.5, # probability of a turn by a multiple of 90 degrees (of 180 if `image_size` is not square)

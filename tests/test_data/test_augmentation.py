@@ -140,7 +140,7 @@ def test_inputs_are_left_alone():
 def test_errors():
     for bad,why in [(dict(hflip=2),'hflip must be from 0 to 1, got 2'), (dict(noise=-1),'noise must be'),
                     (dict(elastic='a'),'elastic must be'), (dict(resize='fit'),"unknown resize mode 'fit'"),
-                    (dict(fill='black'),'fill is a number')]:
+                    (dict(fill='mean'),'fill is a number')]:
         with pytest.raises(ValueError, match=why): get_train_augmentations((8,8), **bad)
     for f in (get_train_augmentations, get_test_augmentations):
         for size in (64, (0,4), (4,4,4), '64'):
