@@ -7,7 +7,6 @@ __all__ = ['image_channels', 'FeatureHead', 'HeadedFeatures']
 
 # %% ../../nbs/31_models.feature_head.ipynb #9a6760ca
 import torch, torch.nn.functional as F
-from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 
@@ -43,7 +42,6 @@ class FeatureHead(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a,b in zip(wide, wide[1:]))
         self.outs = nn.ModuleList(nn.Conv2d(w, 1, 1) for w in wide[:max(1, len(wide)-1)])
         for o in self.outs: nn.init.constant_(o.bias, -2.)      # defects are rare
-        self.whole = nn.Linear(2*sum(wide), 1)
 
 def _read_maps(n, no): return nn.Sequential(nn.BatchNorm2d(n), nn.Conv2d(n, no, 1, bias=False)) if n else None
 
@@ -51,22 +49,20 @@ def _read_maps(n, no): return nn.Sequential(nn.BatchNorm2d(n), nn.Conv2d(n, no, 
 @patch
 def forward(self:FeatureHead,
     inputs:list # features of each level and the maps beside them, `b c+e h w`, fine to coarse
-)->list: # log-odds of a defect: of each level but the coarsest, fine to coarse, `b h w`; of the image, `b 1 1`
-    h,outs,pooled = None,[],[]
+)->list: # log-odds of a defect, fine to coarse, `b h w` each; the coarsest level has none
+    h,outs = None,[]
     for k in reversed(range(len(inputs))):
         n = self.channels[k]
         new = self.reads[k](inputs[k][:, :n])
         if self.beside[k] is not None: new = new+self.beside[k](inputs[k][:, n:])
         if h is not None: new = new+F.interpolate(self.ups[k](h), scale_factor=2.)
         h = self.blocks[k](new)
-        pooled += [h.mean((2,3)), h.amax((2,3))]
         if k < len(self.outs): outs.append(self.outs[k](h).float()[:,0])
-    image = rearrange(self.whole(torch.cat(pooled, 1)).float(), 'b 1 -> b 1 1')
-    return [*outs[::-1], image]
+    return outs[::-1]
 
 # %% ../../nbs/31_models.feature_head.ipynb #9e88ef69
 class HeadedFeatures(BaseAutoencoder):
-    "Feature autoencoder, `body`, with a head that reads its features (maps `head`, `head_8`, `head_image`)."
+    "Feature autoencoder, `body`, with a head that reads its features (maps `head`, `head_8`)."
     def __init__(self,
         body:FeatureAutoencoder, # a feature autoencoder
         nf:int=24, # channels of the head at the finest level
@@ -85,7 +81,7 @@ class HeadedFeatures(BaseAutoencoder):
         self.errors,self.distances,self.image = errors and body.is_linear,distances,image
         at = [body.level_of(n) for n in body.patches] if distances else []
         beside = [self.errors+at.count(k) for k in range(len(body.channels))]
-        self.names = ['head', *(f'head_{r}' for r in body.reductions[1:-1]), 'head_image'] # of its maps
+        self.names = ['head', *(f'head_{r}' for r in body.reductions[1:-1])] # of its maps
         self.head = FeatureHead([body.channels[0]+2*body.reductions[0]**2*image, *body.channels[1:]], beside, nf)
 
 # %% ../../nbs/31_models.feature_head.ipynb #8fd93aa9
@@ -115,7 +111,7 @@ def read(self:HeadedFeatures,
 def reconstruct(self:HeadedFeatures,
     x:Tensor, # images, `b c h w`, in [0,1]
     noise:Tensor|None=None # `n c h w`; not used
-)->Recon: # the body's, with log-odds of a defect: `head`, at coarser levels `head_8` and so on, `head_image`
+)->Recon: # the body's, with log-odds of a defect: `head`, and at coarser levels `head_8` and so on
     "The body's reconstruction, and the maps of body and head."
     b,(h,w) = self.body,x.shape[-2:]
     levels = b.scaled(x)
