@@ -5,6 +5,7 @@ os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 os.environ.setdefault('MPLBACKEND', 'agg')
 
 import random
+from copy import deepcopy
 
 import numpy as np, pytest, torch
 
@@ -19,7 +20,7 @@ torch.set_num_threads(1)
 
 def make_cfg(**sections):
     "A config of tiny settings; keywords are sections, merged field by field: `train=dict(epochs=1)`."
-    base = {'data': dict(size=32, layout='synthetic', workers=0), 'models': TINY, 'train': dict(epochs=3, bs=8, lr=5e-3),
+    base = {'data': dict(size=32, layout='synthetic', workers=0), 'models': deepcopy(TINY), 'train': dict(epochs=3, bs=8, lr=5e-3),
             'detect': dict(far=0.2)}
     for k,v in sections.items(): base[k] = {**base.get(k, {}), **v} if isinstance(v, dict) and k in ('data','train','detect') else v
     return config_from_dict(base)
