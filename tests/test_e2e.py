@@ -716,7 +716,7 @@ BAD_SETTINGS = { # text of a settings file, and words of the message
 @pytest.mark.parametrize('text,says', BAD_SETTINGS.items(), ids=BAD_SETTINGS)
 def test_bad_settings(text, says, part, tmp_path, cmd):
     (tmp_path/'bad.yaml').write_text(text)
-    more = () if 'size' in text else ('--size', '32')           # an option would hide the file's
+    more = () if 'size' in text else ('--size', '64')           # an option would hide the file's
     refused(cmd('train', '--data', part, *more, '--config', tmp_path/'bad.yaml', '--out', tmp_path/'run'), *says)
     assert not (tmp_path/'run').exists()
 
