@@ -501,5 +501,6 @@ def _find_scoring(self:Detector, val, read):
     found = self.search[self.search.chosen].iloc[0]
     best = {k: found[k] for k in ('maps','sigma','pool','top')}
     plain = {k: v.item() if hasattr(v, 'item') else v for k,v in best.items()}
-    self.cfg = replace(cfg, detect=replace(cfg.detect, **plain))
+    settings = {**cfg.models.get(cfg.model, {}), **model.prune(best['maps'])}
+    self.cfg = replace(cfg, detect=replace(cfg.detect, **plain), models={**cfg.models, cfg.model: settings})
     self.graph = build_graph(self.cfg, model).eval().to(self.device)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from .catalog import spread_indices
 from ..config import did_you_mean
-from .preprocessing import read_image, read_mask, resize_image, tile_boxes
+from .preprocessing import cut_box, read_image, read_mask, resize_image, tile_boxes
 from .augmentation import augment, get_train_augmentations, sample_seed
 from .defects import add_defects
 
@@ -101,11 +101,6 @@ def _keep(self:ImageDataset, i, item):
     return item
 
 # %% ../../nbs/15_data.dataset.ipynb #16596358
-def _cut(o, box):
-    "The pixels of `o`, `h w` or `h w c`, in a box; None stays None."
-    top,left,h,w = box
-    return None if o is None else o[top:top+h,left:left+w]
-
 def _random_box(valid, crop, rng):
     "A box of the size of the crop around a random pixel of the rectangle that holds the picture."
     starts = []
@@ -126,7 +121,7 @@ def views(self:ImageDataset,
     if self.crop is None: return [item]
     boxes = tile_boxes(self.hw, self.crop)
     order = np.roll(np.random.default_rng(self.seed).permutation(len(boxes)), -n*i)
-    return [tuple(_cut(o, boxes[j]) for o in item) for j in order[:n]]
+    return [tuple(cut_box(o, boxes[j]) for o in item) for j in order[:n]]
 
 # %% ../../nbs/15_data.dataset.ipynb #984ad538
 _one_at_a_time = threading.Lock() # a pipeline has one random state, which threads would share
@@ -139,7 +134,7 @@ def _vary(tfm, img, mask, valid, seed):
 def _corrupt(self:ImageDataset, img, valid, rng):
     "`img` with synthetic defects, some made of another image, and their mask."
     other,_,there = self.load(int(rng.integers(len(self))))
-    if self.crop: other = _cut(other, _random_box(there, self.crop, rng))
+    if self.crop: other = cut_box(other, _random_box(there, self.crop, rng))
     return add_defects(img, rng, other if other.shape==img.shape else None, self.kinds, self.defects, valid=valid)
 
 # %% ../../nbs/15_data.dataset.ipynb #38e637b5
@@ -148,7 +143,7 @@ def __getitem__(self:ImageDataset, i):
     (img,mask,valid),seed = self.load(i%len(self)),sample_seed(self.seed, self.epoch, i)
     if self.crop:
         box = _random_box(valid, self.crop, np.random.default_rng([seed, 2]))
-        img,mask,valid = (_cut(o, box) for o in (img, mask, valid))
+        img,mask,valid = (cut_box(o, box) for o in (img, mask, valid))
     if self.tfm is not None: img,mask,valid = _vary(self.tfm, img, mask, valid, seed)
     if self.defects==0: return to_tensors(img, img, mask, valid)
     bad,drawn = self._corrupt(img, valid, np.random.default_rng([seed, 1]))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['resize_modes', 'to_channels', 'read_image', 'read_gray', 'read_mask', 'normalize_image', 'denormalize_image',
-           'fit_box', 'resize_boxes', 'resize_with_aspect_ratio', 'resize_mask', 'resize_region', 'resize_image',
-           'restore_map', 'tile_starts', 'tile_boxes', 'local_contrast_normalize']
+           'fit_box', 'resize_boxes', 'cut_box', 'resize_with_aspect_ratio', 'resize_mask', 'resize_region',
+           'resize_image', 'restore_map', 'tile_starts', 'tile_boxes', 'local_contrast_normalize']
 
 # %% ../../nbs/12_data.preprocessing.ipynb #1313e327
 import io, math, struct, zlib
@@ -271,10 +271,13 @@ def _scale(x, size):
     return np.clip(x, lo, hi)  # rounding alone can pass 1
 
 # %% ../../nbs/12_data.preprocessing.ipynb #52488f60
-def _cut(x, box):
-    "The pixels of `x` in `box`."
+def cut_box(
+    x, # `h w` or `h w c`; None stays None
+    box:tuple # `(top, left, height, width)`, pixels
+): # `height width` or `height width c`, a view of `x`
+    "The pixels of an image in a box."
     top,left,h,w = box
-    return x[top:top+h,left:left+w]
+    return None if x is None else x[top:top+h,left:left+w]
 
 # %% ../../nbs/12_data.preprocessing.ipynb #14c95a6e
 def _pad(x, box, size, fill):
@@ -322,7 +325,7 @@ def resize_region(
 )->np.ndarray: # `h w` uint8 of 0 and 1; 0 in the padding
     "Resizes `mask` by maximum, as `resize_image` places it."
     src,dst = resize_boxes(mask.shape, size, mode)
-    return _pad(resize_mask(_cut(mask, src), dst[2:]), dst, size, 0)
+    return _pad(resize_mask(cut_box(mask, src), dst[2:]), dst, size, 0)
 
 # %% ../../nbs/12_data.preprocessing.ipynb #44f27c8c
 def _check_shapes(image, **masks):
@@ -345,7 +348,7 @@ def resize_image(
     src,dst = resize_boxes(image.shape, size, mode)
     valid = _pad(np.ones(dst[2:], np.uint8), dst, size, 0)
     if roi is not None: valid &= 1-resize_region(roi==0, size, mode)
-    x = _pad(_scale(_cut(image, src), dst[2:]), dst, size, fill)
+    x = _pad(_scale(cut_box(image, src), dst[2:]), dst, size, fill)
     return x, (None if mask is None else resize_region(mask, size, mode)), valid
 
 # %% ../../nbs/12_data.preprocessing.ipynb #d7e2422e
@@ -356,7 +359,7 @@ def restore_map(
 )->np.ndarray: # `h w` float32 at `shape`; 0 outside of a crop
     "Brings an anomaly map back to the size of the image that it is about."
     src,dst = resize_boxes(shape, amap.shape, mode)
-    inside = _scale(np.nan_to_num(_cut(amap, dst).astype(np.float32), nan=0), src[2:])
+    inside = _scale(np.nan_to_num(cut_box(amap, dst).astype(np.float32), nan=0), src[2:])
     return _pad(inside, src, tuple(shape[:2]), 0)
 
 # %% ../../nbs/12_data.preprocessing.ipynb #df585c33

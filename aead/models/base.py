@@ -209,6 +209,13 @@ def remember(self:BaseAutoencoder,
 ):
     "Stores what the model keeps of the training images, after training; most families keep nothing."
 
+@patch
+def prune(self:BaseAutoencoder,
+    names # of the maps that are needed
+)->dict: # the settings that make the model as it is then
+    "Leaves out what makes other maps; most families make none of their own."
+    return {}
+
 # %% ../../nbs/20_models.base.ipynb #18232af7
 @patch
 def get_origins(self:BaseAutoencoder

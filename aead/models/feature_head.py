@@ -141,6 +141,13 @@ def load_pretrained(self:HeadedFeatures):
     self.body.load_pretrained()
 
 @patch
+def prune(self:HeadedFeatures,
+    names # of the maps that are needed
+)->dict: # the settings that make the body as it is then
+    "Leaves out what the body needs for other maps, unless the head reads it."
+    return {} if self.distances else self.body.prune(names)
+
+@patch
 def observe(self:HeadedFeatures,
     images, # as for the body
     **kwargs # further arguments of the body's `observe`

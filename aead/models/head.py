@@ -216,6 +216,13 @@ def load_pretrained(self:HeadedAutoencoder):
     "Loads the weights that the body's settings ask for."
     self.body.load_pretrained()
 
+@patch
+def prune(self:HeadedAutoencoder,
+    names # of the maps that are needed
+)->dict: # the settings that make the body as it is then
+    "Leaves out what the body needs for other maps."
+    return self.body.prune(names)
+
 # %% ../../nbs/29_models.head.ipynb #01ed46d7
 def get_body(
     model:BaseAutoencoder # an autoencoder, with a head or without

@@ -8,7 +8,9 @@ from aead.config import make_config
 from aead.models.base import model_registry
 from aead.models.encoders import get_encoder
 from aead.models.feature_ae import (
-    ChannelScale, FeatureCoder, LinearCoder, feature_ae, feature_error, joined, outside, own_light, patches_of)
+    ChannelScale, FeatureCoder, LinearCoder, feature_ae, feature_error, joined, outside, patches_of)
+from aead.models.head import instance_normalize
+from aead.models.memory import Moments
 from aead.models.zoo import build_model, create_autoencoder
 
 from ..helpers import TINY, by_setting, by_size, fails
@@ -45,27 +47,48 @@ def maps(m, x):
 
 # --- the pieces
 
-@pytest.mark.parametrize('c', [1,3,5])
-def test_own_light_takes_exposure_and_contrast_away(c, pictures):
-    x = pictures(3, c)
-    z = own_light(x)
-    assert z.mean((2,3)).abs().max() < 1e-5 and torch.allclose(own_light(.3*x+.4), z, atol=1e-4)
-    assert torch.allclose(torch.cat([own_light(o[None]) for o in x]), z, atol=1e-6)
+def fitted(f, bs=None, valid=None):
+    "A `ChannelScale` of features `b c h w`."
+    moments,valid = Moments(),torch.ones_like(f[:,0]) if valid is None else valid
+    for o,v in zip(f.split(bs or len(f)), valid.split(bs or len(f))): moments.add(o, v)
+    scale = ChannelScale(f.shape[1])
+    scale.fit(moments)
+    return scale
 
 @pytest.mark.parametrize('bs', [1,3,7])
 def test_scale_does_not_depend_on_batches(bs):
     f = torch.randn(7, 5, 6, 4)*torch.tensor([.01,1,10,100,3])[:,None,None]+50
-    scale = ChannelScale(5)
-    for o in f.split(bs): scale.add(o)
-    scale.finish()
+    scale = fitted(f, bs)
     rows = f.double().transpose(0, 1).flatten(1)
     assert torch.allclose(scale.mean.double(), rows.mean(1), rtol=1e-6)
     assert torch.allclose(scale.std.double(), rows.std(1, correction=0), rtol=1e-4)
 
+def test_padding_counts_in_no_statistics(pictures):
+    "Channels are standardised by the places of the picture alone."
+    x = pictures(8, 1, (64,96))
+    valid = torch.ones_like(x[:,0])
+    valid[:,:,64:] = 0
+    m = small().eval()
+    m.observe(feed(x, valid=valid))
+    for scale,f in zip(m.scales, m.levels(x)):
+        inside = f[..., :f.shape[-1]*2//3].double()
+        assert torch.allclose(scale.mean.double(), inside.mean((0,2,3)), atol=1e-5)
+        assert torch.allclose(scale.std.double(), inside.std((0,2,3), correction=0).clamp_min(1e-4), atol=1e-5)
+
+@pytest.mark.parametrize('names', [['memory_8'], ['head','feature_16','gaussian_4'], ['head']], ids=str)
+def test_a_pruned_model_is_the_one_that_its_settings_make(names, observed, pictures):
+    m,x = observed(),pictures(2, 1, (48,64))
+    want = maps(m, x)
+    settings = m.prune(names)
+    got = maps(m, x)
+    assert list(got)==['xr', *settings['keep']] and set(settings['keep'])==set(names)-{'head'}
+    assert all(torch.equal(got[n], want[n]) for n in got)
+    again = feature_ae(**{**m.settings, **settings})
+    again.load_state_dict(m.state_dict())
+    assert all(torch.equal(o, got[n]) for n,o in maps(again.eval(), x).items())
+
 def test_a_silent_channel_divides_by_no_zero():
-    scale = ChannelScale(2)
-    scale.add(torch.zeros(2, 2, 3, 3))
-    scale.finish()
+    scale = fitted(torch.zeros(2, 2, 3, 3))
     assert torch.isfinite(scale(torch.rand(1, 2, 3, 3))).all()
 
 def test_feature_error_by_hand():
@@ -169,7 +192,7 @@ def test_levels_are_the_encoders(pictures):
     net = get_encoder('tf_efficientnet_lite0', 3, m.layers, pretrained=True).eval().net
     x = pictures(2, 3, (64,96))
     with torch.no_grad():
-        for a,b in zip(m.eval().levels(x), net(own_light(x))): assert torch.allclose(a, b, atol=1e-3*b.abs().max().item())
+        for a,b in zip(m.eval().levels(x), net(instance_normalize(x)[0])): assert torch.allclose(a, b, atol=1e-3*b.abs().max().item())
 
 def test_pretrained_weights_are_loaded_once_and_saved(tmp_path, pictures):
     m = feature_ae(ni=1, memory=8, nz=8, nf=8)
