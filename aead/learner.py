@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'EpochSetter', 'Checkpoint', 'LineProgress', 'suspicion',
-           'training_images', 'Trim', 'anomaly_learner', 'get_passes', 'observed_images', 'train_model']
+           'observed_images', 'training_images', 'Trim', 'anomaly_learner', 'get_passes', 'train_model']
 
 # %% ../nbs/40_learner.ipynb #5b6e28bb
 import json, sys, time
@@ -343,17 +343,27 @@ def suspicion(
     m = maps.get('head', (x-xr).abs().mean(1)).masked_fill(valid==0, -1e9).flatten(1)
     return m.topk(max(1, round(top*m.shape[1])), 1).values.clamp_min(-1e4).mean(1)
 
+# %% ../nbs/40_learner.ipynb #091b5ee0
+def observed_images(
+    dls, # `DataLoaders`
+    n:int|None=None, # images at most, spread evenly; None: all in use
+    bs:int=16 # images at a time
+): # images `b c h w`, their valid pixels `b h w`, numbers of their parts `b`
+    "Yields good training images, or views that cover them, without augmentation and synthetic defects."
+    ds = dls.train.dataset
+    rows = range(len(ds)) if n is None else spread_indices(len(ds), n).tolist()
+    views = ((ds.owners[ds.use[i]], *o) for i in rows for o in ds.views(i))
+    for some in chunked(views, bs):
+        x,valid = (torch.stack(o).to(dls.device) for o in zip(*(to_tensors(x, x, None, v)[::3] for _,x,_,v in some)))
+        yield x, valid, torch.tensor([o for o,*_ in some], device=dls.device)
+
 # %% ../nbs/40_learner.ipynb #0619160a
 def training_images(
     dls, # `DataLoaders`
     bs:int=16 # images at a time
 ): # images `b c h w` and their valid pixels `b h w`
-    "Yields the training images in use, or views of each that cover it, without augmentation and synthetic defects."
-    ds = dls.train.dataset
-    views = (o for i in range(len(ds)) for o in ds.views(i))
-    for some in chunked(views, bs):
-        pairs = [to_tensors(x, x, None, v)[::3] for x,_,v in some]
-        yield tuple(torch.stack(o).to(dls.device) for o in zip(*pairs))
+    "Yields good training images as `observed_images` does, without the numbers of their parts."
+    return ((x,valid) for x,valid,_ in observed_images(dls, bs=bs))
 
 # %% ../nbs/40_learner.ipynb #083aa6b4
 class Trim(Callback):
@@ -454,20 +464,6 @@ def _fit(cfg, dls, model, path, resume):
     start = learn.resume() if resume else 0
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
     else: learn.ema.after_fit()                                    # nothing is left to train: the best weights
-
-# %% ../nbs/40_learner.ipynb #091b5ee0
-def observed_images(
-    dls, # `DataLoaders`
-    n:int|None=None, # images at most, spread evenly; None: all in use
-    bs:int=16 # images at a time
-): # images `b c h w`, their valid pixels `b h w`, numbers of their parts `b`
-    "Yields good training images, or views that cover them, without augmentation and synthetic defects."
-    ds = dls.train.dataset
-    rows = range(len(ds)) if n is None else spread_indices(len(ds), n).tolist()
-    views = ((ds.owners[ds.use[i]], *o) for i in rows for o in ds.views(i))
-    for some in chunked(views, bs):
-        x,valid = (torch.stack(o).to(dls.device) for o in zip(*(to_tensors(x, x, None, v)[::3] for _,x,_,v in some)))
-        yield x, valid, torch.tensor([o for o,*_ in some], device=dls.device)
 
 # %% ../nbs/40_learner.ipynb #e2a9b06b
 def _trim_features(model, dls, share):
