@@ -36,7 +36,7 @@ from .models.base import BaseAutoencoder, evaluating, save_tensors
 from .models.head import get_body
 from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
-from .kept import KeptFeatures, KeptModel
+from .kept import count_copies, KeptFeatures, KeptModel
 
 # %% ../nbs/40_learner.ipynb #c5770aa9
 class StepLoss:
@@ -484,11 +484,13 @@ def _observe(model, dls, trim):
         model.observe(images)
 
 # %% ../nbs/40_learner.ipynb #a96fb9cd
-def _keep(t, model, dls, batches):
+def _keep(cfg, model, dls):
     "Loaders of kept features, and the model that is trained on them."
+    t,n,batches = cfg.train,len(dls.train.dataset),get_passes(cfg.train)[1]
     kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
-    with evaluating(model), _timed(f'features of {t.copies} × {len(dls.train.dataset)} images kept'):
-        train = KeptFeatures(model, dls.train.dataset, t.copies, observed=True, **kw)
+    copies = t.copies or count_copies(n, [min(o, t.crop) for o in cfg.data.seen_hw])
+    with evaluating(model), _timed(f'features of {copies} × {n} images kept'):
+        train = KeptFeatures(model, dls.train.dataset, copies, observed=True, **kw)
         valid = KeptFeatures(model, dls.valid.dataset, 1, **kw)
     bs = min(t.bs, len(train))
     train_dl = ImageDL(train, t.seed, shuffle=True, drop_last=True, n=batches and batches*bs, bs=bs)
@@ -497,7 +499,7 @@ def _keep(t, model, dls, batches):
 def _train_features(cfg, dls, model, path, resume):
     "Trains a model on what its frozen encoder gives; writes an empty history if there is nothing to train."
     if any(p.requires_grad for p in model.parameters()):
-        _fit(cfg, *_keep(cfg.train, model, dls, get_passes(cfg.train)[1]), path, resume)
+        _fit(cfg, *_keep(cfg, model, dls), path, resume)
     elif path: _write_history([], path)
 
 # %% ../nbs/40_learner.ipynb #c1b10bd1

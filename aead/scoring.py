@@ -285,22 +285,27 @@ def distance_maps(
     "The distances that a [feature autoencoder](30_models.feature_ae.ipynb) measures."
     return [k for k in names if k.startswith(('memory_','gaussian_','position_','feature_'))]
 
-def _coarse(names):
-    "Of each kind of distance the one at the coarsest reduction."
-    return list({k.partition('_')[0]: k for k in sorted(names, key=lambda k: int(k.rpartition('_')[2]))}.values())
+def _equal(names): return dict.fromkeys(names, 1/len(names))
+
+def _heads(names):
+    "Outputs of a head together: those on features; with the U-Net's at the same weight, or at half of all."
+    on_features = [k for k in names if k=='head' or (k.startswith('head_') and k!='head_image')]
+    if not on_features: return []
+    if 'head_image' not in names: return [_equal(on_features)]
+    every = [*on_features,'head_image']
+    return [_equal(on_features), _equal(every), _halves(_equal(on_features), {'head_image':1.})]
 
 def _fused(names):
-    "Distances together, all or the coarsest of each kind; and these or the memory bank with as much of the head."
+    "Distances together, all or memory banks; outputs of the head together; and both at equal weight."
     far = distance_maps(names)
-    sets = [o for o in (far, _coarse(far)) if len(o) > 1]
-    heads = [k for k in names if k=='head' or k.startswith('head_')]
-    fused = [dict.fromkeys(o, 1.) for o in [*sets, heads] if len(o) > 1]
-    banks = [[k] for k in _coarse(far) if k.startswith('memory_')]
-    return fused + [_halves(heads, o) for o in [*banks, *sets] if heads]
+    banks = sorted((k for k in far if k.startswith('memory_')), key=lambda k: int(k.rpartition('_')[2]))
+    sets,marks = [o for o in (far, banks) if len(o) > 1],_heads(names)
+    together = [_equal(o) for o in sets]+[o for o in marks if len(o) > 1]
+    return together+[_halves(m, _equal(o)) for m in marks for o in [*([banks[-1:]] if banks else []), *sets]]
 
 def _halves(a, b):
-    "Maps `a` and maps `b` with half of the weight each."
-    return {**dict.fromkeys(a, 1/len(a)), **dict.fromkeys(b, 1/len(b))}
+    "Mixes `a` and `b` with half of the weight each."
+    return {k: w/2 for k,w in [*a.items(), *b.items()]}
 
 # %% ../nbs/50_scoring.ipynb #dbced381
 def get_mixes(
@@ -436,15 +441,17 @@ def _resample(labels, rng):
     "Positions of a bootstrap sample: good images and defective ones are drawn apart."
     return np.concatenate([rng.choice(o, len(o)) for o in (np.flatnonzero(labels==''), np.flatnonzero(labels!=''))])
 
+def _kind_of(name): return name if name=='head_image' else name.partition('_')[0]
+
 def _widest(table, scores, labels, weights, seed):
-    "Label of the row to take: the mix of most kinds of maps that the best is not better than by a standard error."
+    "Label of the row to take: the mix of most kinds of maps from which the best does not differ significantly."
     rows = table.index[:max(_compared, int((table.auroc==table.auroc.iloc[0]).sum()))]
     if not any(map(distance_maps, table.maps)): return rows[0]
-    width = np.array([len({k.partition('_')[0] for k in m}) for m in table.maps[rows]])
+    width = np.array([len(set(map(_kind_of, m))) for m in table.maps[rows]])
     rng,s = np.random.default_rng(seed),scores[rows]
     each = [_resample(labels, rng) for _ in range(_draws)]
     lost = np.stack([_lost(s[:,o], labels[o], weights) for o in each])
-    alike = table.auroc[rows[0]]-table.auroc[rows].to_numpy() <= lost.std(0)+1e-12
+    alike = table.auroc[rows[0]]-table.auroc[rows].to_numpy() <= 1.96*lost.std(0)+1e-12
     return rows[np.flatnonzero(alike & (width==width[alike].max()))[0]]
 
 def _lost(scores, labels, weights):

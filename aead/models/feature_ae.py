@@ -292,22 +292,24 @@ def load_pretrained(self:FeatureAutoencoder):
 # %% ../../nbs/30_models.feature_ae.ipynb #c6af507b
 @patch
 def levels(self:FeatureAutoencoder,
-    x:Tensor # images, sides multiples of `stride`, `b c h w`, in [0,1]
+    x:Tensor, # images, sides multiples of `stride`, `b c h w`, in [0,1]
+    whole:Tensor|None=None # images that `x` was cut from, which give mean and deviation, `b c H W`; None: `x`
 )->list: # feature maps of the encoder, fine to coarse, `b c h w` each
     "The encoder's features of images, each brought to mean 0 and standard deviation 1."
     e = self.encoder
-    light = instance_normalize(x)[0]*e.std[:,None,None]+e.mean[:,None,None]  # the encoder takes its statistics off
+    light = instance_normalize(x, whole=whole)[0]*e.std[:,None,None]+e.mean[:,None,None]  # the encoder takes its statistics off
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         return e(light.contiguous(memory_format=torch.channels_last))
 
 # %% ../../nbs/30_models.feature_ae.ipynb #fbc3a636
 @patch
 def scaled(self:FeatureAutoencoder,
-    x:Tensor # images, `b c h w`, in [0,1]
+    x:Tensor, # images, `b c h w`, in [0,1]
+    whole:Tensor|None=None # images that `x` was cut from, `b c H W`; None: `x`
 )->list: # standardised levels, fine to coarse, `b c h w` each; sides are padded to multiples of `stride`
     "Standardised features of images."
     self._check(x)
-    return [scale(f) for scale,f in zip(self.scales, self.levels(self.pad(x)))]
+    return [scale(f) for scale,f in zip(self.scales, self.levels(self.pad(x), whole))]
 
 # %% ../../nbs/30_models.feature_ae.ipynb #6bf78f5e
 @patch
@@ -544,10 +546,11 @@ def coder_loss(self:FeatureAutoencoder,
 @patch
 def read(self:FeatureAutoencoder,
     x:Tensor, # images, `b c h w`, in [0,1]
-    owner:Tensor|None=None # parts that the images show, `b`; not used
+    owner:Tensor|None=None, # parts that the images show, `b`; not used
+    whole:Tensor|None=None # images that `x` was cut from, `b c H W`; None: `x`
 )->list: # standardised levels, fine to coarse, `b c h w` each
     "All that does not change in training."
-    return self.scaled(x)
+    return self.scaled(x, whole)
 
 @patch
 def learn(self:FeatureAutoencoder,

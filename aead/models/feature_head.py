@@ -13,17 +13,19 @@ from torch import nn, Tensor
 from .base import BaseAutoencoder, Recon
 from .cnn_ae import conv_block
 from .feature_ae import FeatureAutoencoder
-from .head import instance_normalize, window_contrast_normalize
+from .head import instance_normalize, MarkingUNet, window_contrast_normalize
 
 # %% ../../nbs/31_models.feature_head.ipynb #f7d98330
 def image_channels(
     x:Tensor, # images, `b c h w`, in [0,1]
-    up:int # side of a place, pixels
+    up:int, # side of a place, pixels
+    whole:Tensor|None=None # images that `x` was cut from, which give mean and deviation, `b c H W`; None: `x`
 )->Tensor: # `b 2*up² h/up w/up`, limited to 5 standard deviations
     "The grey image by instance and by local contrast normalisation, with the pixels of a place as channels."
     with torch.autocast(x.device.type, enabled=False):
         x = x.double().mean(1, keepdim=True)       # sums over windows cancel: the same numbers on every machine
-        both = torch.cat([instance_normalize(x)[0], window_contrast_normalize(x)], 1)
+        whole = None if whole is None else whole.double().mean(1, keepdim=True)
+        both = torch.cat([instance_normalize(x, whole=whole)[0], window_contrast_normalize(x)], 1)
         return F.pixel_unshuffle(both.clamp(-5, 5), up).float()
 
 # %% ../../nbs/31_models.feature_head.ipynb #3f82c096
@@ -69,42 +71,58 @@ class HeadedFeatures(BaseAutoencoder):
         weight:float=1., # weight of the head's loss; the body's has weight 1
         errors:bool=True, # the head reads the error of a linear reconstruction, which does not change in training
         distances:bool=True, # the head reads the distances to good patches
-        image:bool=True # the head reads the image
+        image:bool=True, # the head reads the image
+        unet:int=0 # channels of a U-Net beside it, which reads the image alone (map `head_image`); 0: none
     ):
         self.name = body.name
         super().__init__()
         if type(weight) not in (int,float) or not 0 < weight < float('inf'):
             raise ValueError(f"head.weight must be a number above 0, got {weight!r}")
+        if unet and not image: raise ValueError('head.unet reads the image: set head.image to true')
         self.settings = body.settings
         self.stride,self.min_size = body.stride,body.min_size
         self.body,self.weight = body,weight
         self.errors,self.distances,self.image = errors and body.is_linear,distances,image
         at = [body.level_of(n) for n in body.patches] if distances else []
-        beside = [self.errors+at.count(k) for k in range(len(body.channels))]
-        self.names = ['head', *(f'head_{r}' for r in body.reductions[1:-1])] # of its maps
-        self.head = FeatureHead([body.channels[0]+2*body.reductions[0]**2*image, *body.channels[1:]], beside, nf)
+        maps = [self.errors+at.count(k) for k in range(len(body.channels))]
+        self.names = ['head', *(f'head_{r}' for r in body.reductions[1:-1]), *(['head_image'] if unet else [])]
+        pixels = 2*body.reductions[0]**2
+        self.head = FeatureHead([body.channels[0]+pixels*image, *body.channels[1:]], maps, nf)
+        self.unet = MarkingUNet(pixels, unet, len(body.channels), gated=True, place=1) if unet else None
 
 # %% ../../nbs/31_models.feature_head.ipynb #8fd93aa9
 @patch
-def _inputs(self:HeadedFeatures, x, levels, errors, distances):
+def _inputs(self:HeadedFeatures, x, levels, errors, distances, whole=None):
     "What the head reads at each level: features, the image at the finest, and maps."
     b = self.body
     maps = [[e] if self.errors else [] for e in errors]
     for n,d in distances.items(): maps[b.level_of(n)].append(d)
     parts = [[f, *(m[:,None] for m in ms)] for f,ms in zip(levels, maps)]
-    if self.image: parts[0].insert(1, image_channels(b.pad(x), b.reductions[0]))
+    if self.image: parts[0].insert(1, image_channels(b.pad(x), b.reductions[0], whole))
     return [torch.cat(o, 1) for o in parts]
 
 @patch
 def read(self:HeadedFeatures,
     x:Tensor, # images, `b c h w`, in [0,1]
-    owner:Tensor|None=None # part that each image shows, `b`, whose own patches in the banks do not count; None: all do
+    owner:Tensor|None=None, # part that each image shows, `b`, whose own patches in the banks do not count; None: all do
+    whole:Tensor|None=None # images that `x` was cut from, which give mean and deviation, `b c H W`; None: `x`
 )->list: # what the head reads at each level, fine to coarse, `b c h w`; the features come first
     "All that does not change in training."
     b = self.body
-    levels = b.scaled(x)
+    levels = b.scaled(x, whole)
     errors = b.errors(levels, b.coder.back(levels)) if self.errors else [None]*len(levels)
-    return self._inputs(x, levels, errors, b.distances(levels, owner) if self.distances else {})
+    return self._inputs(x, levels, errors, b.distances(levels, owner) if self.distances else {}, whole)
+
+# %% ../../nbs/31_models.feature_head.ipynb #0c0ccc1a
+@patch
+def mark(self:HeadedFeatures,
+    inputs:list # what the head reads at each level, fine to coarse, `b c h w`
+)->list: # log-odds of a defect for each of `names`, `b h w`
+    "Log-odds of a defect, from what was read."
+    logits = self.head(inputs)
+    if self.unet is None: return logits
+    first = self.body.channels[0]
+    return [*logits, self.unet.mark(inputs[0][:, first:first+self.unet.ni])[0][:,0]]
 
 # %% ../../nbs/31_models.feature_head.ipynb #3867440b
 @patch
@@ -117,7 +135,7 @@ def reconstruct(self:HeadedFeatures,
     levels = b.scaled(x)
     back,xr = b.coder.decode(b.coder.encode(levels))
     errors,distances = b.errors(levels, back),b.distances(levels)
-    logits = self.head(self._inputs(x, levels, errors, distances if self.distances else {}))
+    logits = self.mark(self._inputs(x, levels, errors, distances if self.distances else {}))
     heads = {n: b.at_size(o, x) for n,o in zip(self.names, logits)}
     return Recon(xr[..., :h, :w], {**b.maps_of(x, errors, distances), **heads})
 
@@ -173,7 +191,7 @@ def learn(self:HeadedFeatures,
     loss # `(x, xr) -> scalar`, with `loss.on_mask(logits, mask) -> scalar`
 )->Tensor: # scalar
     "The body's loss plus the head's."
-    logits = self.head(inputs)
+    logits = self.mark(inputs)
     with torch.autocast(clean.device.type, enabled=False):
         head = self.weight*sum(loss.on_mask(o, mask) for o in logits)/len(logits)
     if self.body.is_linear: return head

@@ -28,7 +28,7 @@ def _head_on_features(model, head):
     "A feature autoencoder with the head that the settings describe."
     if not isinstance(model, FeatureAutoencoder):
         raise ValueError(f"a head on features needs model 'feature_ae', got '{model.name}'; take head.reads='images'")
-    return HeadedFeatures(model, head.nf, head.weight, head.errors, head.distances, head.image)
+    return HeadedFeatures(model, head.nf, head.weight, head.errors, head.distances, head.image, head.unet)
 
 def build_model(
     cfg:Config # settings of a run
