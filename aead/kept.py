@@ -56,7 +56,7 @@ def draw_crop(
     return tuple(int(rng.integers(min(lo, m), min(a//step, m)+1))*step for lo,a,m in zip(lows, at, most))
 
 # %% ../nbs/36_kept.ipynb #2343e97d
-_budget,_most_copies = 2400,40 # images of 256 px in all; copies of an image
+_budget,_most_copies = 2000,40 # images of 256 px in all; copies of an image
 
 def count_copies(
     n:int, # training images

@@ -287,25 +287,24 @@ def distance_maps(
 
 def _equal(names): return dict.fromkeys(names, 1/len(names))
 
+def _blend(*mixes):
+    "Mixes at equal weight."
+    return {k: w/len(mixes) for m in mixes for k,w in m.items()}
+
 def _heads(names):
-    "Outputs of a head together: those on features; with the U-Net's at the same weight, or at half of all."
+    "What heads give, as lists of mixes: outputs on features, that of the U-Net, or both; empty without a head on features."
     on_features = [k for k in names if k=='head' or (k.startswith('head_') and k!='head_image')]
     if not on_features: return []
-    if 'head_image' not in names: return [_equal(on_features)]
-    every = [*on_features,'head_image']
-    return [_equal(on_features), _equal(every), _halves(_equal(on_features), {'head_image':1.})]
+    if 'head_image' not in names: return [[_equal(on_features)]]
+    return [[_equal(on_features)], [{'head_image':1.}], [_equal(on_features), {'head_image':1.}]]
 
 def _fused(names):
-    "Distances together, all or memory banks; outputs of the head together; and both at equal weight."
+    "Distances together, all or memory banks; what heads give; and both, at equal weight."
     far = distance_maps(names)
     banks = sorted((k for k in far if k.startswith('memory_')), key=lambda k: int(k.rpartition('_')[2]))
-    sets,marks = [o for o in (far, banks) if len(o) > 1],_heads(names)
-    together = [_equal(o) for o in sets]+[o for o in marks if len(o) > 1]
-    return together+[_halves(m, _equal(o)) for m in marks for o in [*([banks[-1:]] if banks else []), *sets]]
-
-def _halves(a, b):
-    "Mixes `a` and `b` with half of the weight each."
-    return {k: w/2 for k,w in [*a.items(), *b.items()]}
+    sets,heads = [o for o in (far, banks) if len(o) > 1],_heads(names)
+    together = [_equal(o) for o in sets]+[o for o in (_blend(*h) for h in heads) if len(o) > 1]
+    return together+[_blend(*h, _equal(o)) for h in heads for o in [*([banks[-1:]] if banks else []), *sets]]
 
 # %% ../nbs/50_scoring.ipynb #dbced381
 def get_mixes(
@@ -444,14 +443,14 @@ def _resample(labels, rng):
 def _kind_of(name): return name if name=='head_image' else name.partition('_')[0]
 
 def _widest(table, scores, labels, weights, seed):
-    "Label of the row to take: the mix of most kinds of maps from which the best does not differ significantly."
+    "Label of the row to take: the mix of most kinds of maps that the best is not better than by a standard error."
     rows = table.index[:max(_compared, int((table.auroc==table.auroc.iloc[0]).sum()))]
     if not any(map(distance_maps, table.maps)): return rows[0]
     width = np.array([len(set(map(_kind_of, m))) for m in table.maps[rows]])
     rng,s = np.random.default_rng(seed),scores[rows]
     each = [_resample(labels, rng) for _ in range(_draws)]
     lost = np.stack([_lost(s[:,o], labels[o], weights) for o in each])
-    alike = table.auroc[rows[0]]-table.auroc[rows].to_numpy() <= 1.96*lost.std(0)+1e-12
+    alike = table.auroc[rows[0]]-table.auroc[rows].to_numpy() <= lost.std(0)+1e-12
     return rows[np.flatnonzero(alike & (width==width[alike].max()))[0]]
 
 def _lost(scores, labels, weights):
