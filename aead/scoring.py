@@ -440,7 +440,9 @@ def _resample(labels, rng):
     "Positions of a bootstrap sample: good images and defective ones are drawn apart."
     return np.concatenate([rng.choice(o, len(o)) for o in (np.flatnonzero(labels==''), np.flatnonzero(labels!=''))])
 
-def _kind_of(name): return name if name=='head_image' else name.partition('_')[0]
+def _kind_of(name):
+    "What a map rests on: all distances count as one kind, each output of a head on features as another."
+    return 'distance' if distance_maps([name]) else name if name=='head_image' else name.partition('_')[0]
 
 def _widest(table, scores, labels, weights, seed):
     "Label of the row to take: the mix of most kinds of maps that the best is not better than by a standard error."
@@ -451,7 +453,8 @@ def _widest(table, scores, labels, weights, seed):
     each = [_resample(labels, rng) for _ in range(_draws)]
     lost = np.stack([_lost(s[:,o], labels[o], weights) for o in each])
     alike = table.auroc[rows[0]]-table.auroc[rows].to_numpy() <= lost.std(0)+1e-12
-    return rows[np.flatnonzero(alike & (width==width[alike].max()))[0]]
+    wide = table.loc[rows[alike & (width==width[alike].max())]]
+    return max(wide.index, key=lambda i: (wide.auroc[i], len(wide.maps[i])))
 
 def _lost(scores, labels, weights):
     "By how much the first candidate is better than each."

@@ -203,7 +203,7 @@ def test_layers(tmp_path):
     demo = make_config('demo')
     c = make_config('demo', tmp_path/'c.yaml', epochs=9, far=None, size=32)
     assert (c.train.epochs, c.train.lr, c.data.size, c.detect.far)==(9, .1, 32, demo.detect.far)
-    assert c.loss=={'l2':1.} and c.models=={'cnn_ae':{'nf':8}} and c.data.category==demo.data.category       # weights are replaced, the rest is merged
+    assert c.loss=={'l2':1.} and c.models=={**demo.models, 'cnn_ae':{'nf':8}} and c.data.category==demo.data.category       # weights are replaced, the rest is merged
     assert make_config('demo', model='other').data==demo.data and make_config(model='other').model=='other'
     assert make_config()==make_config('default')
     save_yaml({'model':'vit_ae', 'data':{'size':64}}, tmp_path/'family.yaml')
