@@ -196,7 +196,7 @@ class TrainConfig(_Section):
     warmup:float = 0.2 # share of the steps in which the learning rate rises
     wd:float = 1e-2 # weight decay
     clip:float = 1. # largest norm of the gradient; 0: no limit
-    copies:int|None = 4 # varied copies of an image whose features are kept, with a frozen encoder; None: by their number
+    copies:int|None = 4 # of each image, whose features are kept, with a frozen encoder; None: by their number
     crop:int = 256 # largest side of what is kept of a copy, pixels
     keep_mb:int = 2048 # memory for kept features, MB; what is more goes to a temporary file
     ema:float = 0.99 # decay a step of the averaged weights (EMA) that are kept; 0: no average
@@ -257,7 +257,8 @@ class HeadConfig(_Section):
     weight:float = 1. # weight of its loss beside the autoencoder's
     memory:int = 0 # patches in its memory bank, for the map `memory`; 0: no bank
     loss:dict = field(default_factory=lambda: {'focal':10., 'dice':1.}) # losses on maps and masks, as `Config.loss`
-    _rules = {'reads': _one_of('images','features'), 'nf': _from_to(1, 1024), 'unet': _from_to(0, 1024), 'depth': _from_to(1, 10),
+    _rules = {'reads': _one_of('images','features'), 'nf': _from_to(1, 1024), 'depth': _from_to(1, 10),
+              'unet': _from_to(0, 1024),
               'weight': (_is_weight, 'a number above 0'),
               'memory': _from_to(0, 1_000_000), 'loss': (_are_losses, _what_losses)}
 
@@ -417,7 +418,8 @@ def _layer(below, d):
     return _merge(below, d)
 
 # %% ../nbs/01_config.ipynb #c877331a
-_own = {'head': ('reads','errors','distances','image','unet'), 'detect': ('maps',)} # settings that may suit one family alone
+# Settings that may suit one family alone.
+_own = {'head': ('reads','errors','distances','image','unet'), 'detect': ('maps',)}
 
 def _recipe_for(recipe, model):
     "A recipe's settings; without what suits its own family alone, if `model` is another."

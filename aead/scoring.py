@@ -292,7 +292,7 @@ def _blend(*mixes):
     return {k: w/len(mixes) for m in mixes for k,w in m.items()}
 
 def _heads(names):
-    "What heads give, as lists of mixes: outputs on features, that of the U-Net, or both; empty without a head on features."
+    "What heads give, as lists of mixes: outputs on features, that of the U-Net, or both."
     on_features = [k for k in names if k=='head' or (k.startswith('head_') and k!='head_image')]
     if not on_features: return []
     if 'head_image' not in names: return [[_equal(on_features)]]

@@ -297,7 +297,8 @@ def levels(self:FeatureAutoencoder,
 )->list: # feature maps of the encoder, fine to coarse, `b c h w` each
     "The encoder's features of images, each brought to mean 0 and standard deviation 1."
     e = self.encoder
-    light = instance_normalize(x, whole=whole)[0]*e.std[:,None,None]+e.mean[:,None,None]  # the encoder takes its statistics off
+    # the encoder takes its statistics off again
+    light = instance_normalize(x, whole=whole)[0]*e.std[:,None,None]+e.mean[:,None,None]
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         return e(light.contiguous(memory_format=torch.channels_last))
 
