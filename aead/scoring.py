@@ -435,6 +435,7 @@ def _auroc_by_kind(scores, labels, weights):
 
 # %% ../nbs/50_scoring.ipynb #c7d26eb8
 _draws,_compared = 50,40 # bootstrap samples; candidates that are compared with the best, and all that are as good
+_usual = 'top',.01 # the pool to take where others are no better
 
 def _resample(labels, rng):
     "Positions of a bootstrap sample: good images and defective ones are drawn apart."
@@ -454,7 +455,8 @@ def _widest(table, scores, labels, weights, seed):
     lost = np.stack([_lost(s[:,o], labels[o], weights) for o in each])
     alike = table.auroc[rows[0]]-table.auroc[rows].to_numpy() <= lost.std(0)+1e-12
     wide = table.loc[rows[alike & (width==width[alike].max())]]
-    return max(wide.index, key=lambda i: (wide.auroc[i], len(wide.maps[i])))
+    def rank(i): return (wide.pool[i], wide.top[i])==_usual, wide.auroc[i], len(wide.maps[i])
+    return max(wide.index, key=rank)
 
 def _lost(scores, labels, weights):
     "By how much the first candidate is better than each."
