@@ -183,7 +183,7 @@ _titles = { # kind of examples: title with a threshold, title without one, and w
 
 # %% ../../nbs/82_report.run.ipynb #38c274c2
 _how = ('From left to right: the image, with the true defect outlined where it is known; its reconstruction, which '
-        'shows what the model expects; the heat map, which shows where the two differ. The score says by how much; the '
+        'shows what the model expects; the heat map, which shows where it is unusual. The score says how unusual; the '
         'p-value is the share of good images that would score as high.')
 
 def _gallery(kind, cards, decided):
