@@ -56,12 +56,12 @@ def draw_crop(
     return tuple(int(rng.integers(min(lo, m), min(a//step, m)+1))*step for lo,a,m in zip(lows, at, most))
 
 # %% ../nbs/36_kept.ipynb #2343e97d
-_budget,_most_copies = 2000,40 # images of 256 px in all; copies of an image
+_budget,_most_copies = 2000,100 # images of 256 px in all; copies of an image
 
 def count_copies(
     n:int, # training images
     hw:tuple # height and width of what is kept of a copy, pixels
-)->int: # from 1 to 40
+)->int: # from 1 to 100
     "How many copies of each image to keep where that is open."
     return max(1, min(_most_copies, round(_budget*256**2/(n*hw[0]*hw[1]))))
 

@@ -298,13 +298,19 @@ def _heads(names):
     if 'head_image' not in names: return [[_equal(on_features)]]
     return [[_equal(on_features)], [{'head_image':1.}], [_equal(on_features), {'head_image':1.}]]
 
-def _fused(names):
-    "Distances together, all or memory banks; what heads give; and both, at equal weight."
+def _fused_distances(names):
+    "Mixes of distances: the coarsest memory bank, all, all banks, Gaussians at each place, and both of these."
     far = distance_maps(names)
-    banks = sorted((k for k in far if k.startswith('memory_')), key=lambda k: int(k.rpartition('_')[2]))
-    sets,heads = [o for o in (far, banks) if len(o) > 1],_heads(names)
-    together = [_equal(o) for o in sets]+[o for o in (_blend(*h) for h in heads) if len(o) > 1]
-    return together+[_blend(*h, _equal(o)) for h in heads for o in [*([banks[-1:]] if banks else []), *sets]]
+    banks,places = ([k for k in far if k.startswith(o)] for o in ('memory_','position_'))
+    coarsest = sorted(banks, key=lambda k: int(k.rpartition('_')[2]))[-1:]
+    both = [_blend(_equal(banks), _equal(places))] if banks and places else []
+    return [_equal(o) for o in (coarsest, far, banks, places) if o]+both
+
+def _fused(names):
+    "Distances together; what heads give; and both, at equal weight."
+    sets,heads = _fused_distances(names),_heads(names)
+    together = [o for o in (*sets, *(_blend(*h) for h in heads)) if len(o) > 1]
+    return together+[_blend(*h, o) for h in heads for o in sets]
 
 # %% ../nbs/50_scoring.ipynb #dbced381
 def get_mixes(

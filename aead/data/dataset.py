@@ -29,9 +29,9 @@ def train_pipeline(
 ): # an albumentations `Compose`; None where nothing is varied
     "Makes `get_train_augmentations` from the settings of a run; unknown keys are errors."
     if augment is False: return None
-    kw = augment if isinstance(augment, dict) else {}
+    kw = {k:v for k,v in augment.items() if v is not None} if isinstance(augment, dict) else {}
     known = list(inspect.signature(get_train_augmentations).parameters)[2:]
-    for k in kw:
+    for k in augment if isinstance(augment, dict) else ():
         if k not in known: raise KeyError(f"unknown key '{k}' in data.augment.{did_you_mean(k, known)}")
     return get_train_augmentations(hw, resize, **kw)
 
@@ -77,6 +77,12 @@ class ImageDataset(Dataset):
         self._cache,self._room = {},cache_mb*2**20
 
     def __len__(self): return len(self.use)
+
+    def vary(self,
+        augment:bool|dict # as in the settings
+    ):
+        "Sets how the images are varied from now on."
+        self.tfm = train_pipeline(self.crop or self.hw, self.resize, augment)
 
 # %% ../../nbs/15_data.dataset.ipynb #626c9469
 @patch

@@ -125,7 +125,9 @@ def encode(self:LinearCoder, # noqa: F811
     levels:list # standardised features, fine to coarse, `b c h w` each
 )->Tensor: # components, `b nz h w` at the finest level
     "Levels to principal components."
-    return F.conv2d(joined(levels), self.axes[:,:,None,None])
+    hw = levels[0].shape[-2:]
+    zs = [F.conv2d(f, a[:,:,None,None]) for f,a in zip(levels, self.axes.split(self.channels, 1))]
+    return zs[0]+sum(F.interpolate(z, hw, mode='bilinear') for z in zs[1:])
 
 @patch
 def back(self:LinearCoder,
@@ -136,8 +138,8 @@ def back(self:LinearCoder,
 
 @patch
 def _levels(self:LinearCoder, z):
-    f = F.conv2d(z, self.axes.T[:,:,None,None])
-    return [F.avg_pool2d(o, 2**k) for k,o in enumerate(f.split(self.channels, 1))]
+    return [F.conv2d(F.avg_pool2d(z, 2**k), a.T[:,:,None,None])
+            for k,a in enumerate(self.axes.split(self.channels, 1))]
 
 @patch
 def decode(self:LinearCoder, # noqa: F811

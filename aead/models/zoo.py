@@ -30,12 +30,16 @@ def _head_on_features(model, head):
         raise ValueError(f"a head on features needs model 'feature_ae', got '{model.name}'; take head.reads='images'")
     return HeadedFeatures(model, head.nf, head.weight, head.errors, head.distances, head.image, head.unet)
 
+def _at_places(data):
+    "Settings of the Gaussians at each place: only a model that sees the whole frame has the same places in each image."
+    return {'hw': list(data.hw)} if data.seen_hw==tuple(data.hw) else {'position': 0}
+
 def build_model(
     cfg:Config # settings of a run
 )->BaseAutoencoder: # model, untrained
     "Makes the model that the settings describe, with its [head](29_models.head.ipynb) if they have one."
     settings,head = cfg.models.get(cfg.model, {}),cfg.head
-    if settings.get('position'): settings = {**settings, 'hw': list(cfg.data.seen_hw)}
+    if settings.get('position'): settings = {**settings, **_at_places(cfg.data)}
     model = create_autoencoder(cfg.model, **settings)
     if head is None: return model
     if cfg.data.defects==0:
