@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from .data.dataset import read_batches
+from .models.feature_head import normalized_pair
 
 # %% ../nbs/36_kept.ipynb #bf7ee9f2
 def _spread(f, k):
@@ -56,14 +57,15 @@ def draw_crop(
     return tuple(int(rng.integers(min(lo, m), min(a//step, m)+1))*step for lo,a,m in zip(lows, at, most))
 
 # %% ../nbs/36_kept.ipynb #2343e97d
-_budget,_most_copies = 2000,100 # images of 256 px in all; copies of an image
+_budget,_most_copies = 2000*256**2,100 # pixels in all; copies of an image
+_least_pixels = 256**2//2              # a smaller image takes as long as one of that size
 
 def count_copies(
     n:int, # training images
     hw:tuple # height and width of what is kept of a copy, pixels
 )->int: # from 1 to 100
     "How many copies of each image to keep where that is open."
-    return max(1, min(_most_copies, round(_budget*256**2/(n*hw[0]*hw[1]))))
+    return max(1, min(_most_copies, round(_budget/(n*max(_least_pixels, hw[0]*hw[1])))))
 
 # %% ../nbs/36_kept.ipynb #26bffcd2
 def _room(shape, dtype, mb):
@@ -79,7 +81,7 @@ def _room(shape, dtype, mb):
 # %% ../nbs/36_kept.ipynb #20db026c
 class KeptFeatures(Dataset):
     "Features of varied copies of images, with the clean images, masks and valid pixels, computed once."
-    n_inp = 1 # fastai: of a batch's four tensors, one goes in
+    n_inp = 1 # fastai: of a batch's four tensors, one goes in; with `pictures`, four of seven
     def __init__(self,
         model, # a model with `read`
         ds, # `ImageDataset`
@@ -88,12 +90,15 @@ class KeptFeatures(Dataset):
         mb:int=2048, # memory, MB; what is more goes to a temporary file
         bs:int=16, # images that the encoder sees at a time
         device='cpu', # where the encoder computes
-        observed:bool=False # the model has observed these images: patches of an image's own part are passed over
+        observed:bool=False, # the model has observed these images: patches of an image's own part are passed over
+        pictures=None # `ImageDataset` of the images at half their size; each item draws one; None: no pictures
     ):
         self.ds,self.copies,self.crop,self.bs,self.device = ds,copies,crop,bs,device
         self.observed = observed
         self.use,self.channels,self.x = list(ds.use),None,None
-        self.seed = ds.seed
+        self.seed,self.epoch,self.pictures = ds.seed,0,pictures
+        self.step = model.stride//2                      # sides of pictures are multiples of it
+        if pictures is not None: self.n_inp = 4
         self._fill(model, mb)
 
     def __len__(self): return self.copies*len(self.ds)
@@ -151,9 +156,20 @@ def _allot(self:KeptFeatures, shape, image, mb):
 
 # %% ../nbs/36_kept.ipynb #19dd97c3
 @patch
+def _picture(self:KeptFeatures, i):
+    "A picture at half the size, newly drawn in each pass: as `normalized_pair` gives it, with mask and valid pixels."
+    self.pictures.epoch = self.epoch
+    x,_,mask,valid = self.pictures[i]
+    pair,step = normalized_pair(x[None])[0],self.step
+    size = [max(step, min(n, self.crop//2)//step*step) for n in mask.shape]
+    y,x = draw_crop(mask.shape, size, 1, np.random.default_rng([self.seed, 3, self.epoch, i]), mask.numpy())
+    return tuple(o[..., y:y+size[0], x:x+size[1]] for o in (pair, mask, valid))
+
+@patch
 def __getitem__(self:KeptFeatures, i):
     i = i%len(self)
-    return self.x[i], self.clean[i].float()/255, self.mask[i].float(), self.valid[i].float()
+    kept = self.x[i], self.clean[i].float()/255, self.mask[i].float(), self.valid[i].float()
+    return kept if self.pictures is None else (kept[0], *self._picture(i), *kept[1:])
 
 # %% ../nbs/36_kept.ipynb #52e37910
 class KeptModel(nn.Module):
@@ -168,12 +184,12 @@ class KeptModel(nn.Module):
 
     def training_step(self,
         x:Tensor, # packed features of corrupted images, `b C h w`
-        clean:Tensor, # the images without defects, `b c h w`, in [0,1]
-        mask:Tensor, # pixels of the defects, `b h w` of 0/1
-        loss # `(x, xr) -> scalar`, with `loss.on_mask(logits, mask) -> scalar`
+        *rest # with pictures, those with masks and valid pixels; then the images without defects, masks, and `loss`
     )->Tensor: # scalar
-        "The loss of a training step."
-        return self.model.learn(unpack_levels(x.float(), self.channels), clean, mask, loss)
+        "The loss of a training step; arguments are those of the model's `learn`, with those of `learn_picture` before."
+        *picture,clean,mask,loss = rest
+        own = self.model.learn(unpack_levels(x.float(), self.channels), clean, mask, loss)
+        return own+self.model.learn_picture(*picture, loss) if picture else own
 
     def get_origins(self)->list: # dicts `name source license sha256`; empty: there are no pretrained weights
         "Where the pretrained weights in the model come from; a checkpoint asks for it."

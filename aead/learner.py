@@ -54,10 +54,11 @@ class StepLoss:
 
     def on_mask(self,
         logits, # of a defect, `b h w`; or at a lower resolution, `b h/n w/n`
-        mask # defect pixels, `b h w` of 0/1
+        mask, # defect pixels, `b h w` of 0/1
+        valid=None # pixels that count, `b h w` of 0/1; None: those of the batch
     ): # scalar
         "The loss on maps and masks; a place of a coarser map counts where one of its pixels does."
-        valid,hw = self.valid,logits.shape[-2:]
+        valid,hw = self.valid if valid is None else valid,logits.shape[-2:]
         if hw!=mask.shape[-2:]:
             mask = F.adaptive_max_pool2d(mask[:,None], hw)[:,0]
             valid = F.adaptive_max_pool2d(valid[:,None], hw)[:,0]
@@ -74,7 +75,7 @@ class AnomalyLearner(Learner):
         loss = StepLoss(self.loss_func, self.mask_loss, valid)
         with self._ctx():
             if not self.training and self._wants_pred(): self.pred = self.model(self.model.prepare(x)).float()
-            self.loss_grad = self.model.training_step(x, clean, mask, loss)
+            self.loss_grad = self.model.training_step(*self.xb, clean, mask, loss)
         self.loss = self.loss_grad.detach().clone()
         if not torch.isfinite(self.loss): self._stop()
         self('after_loss')
@@ -107,7 +108,9 @@ class FastPath(Callback):
         self.learn.model.to(memory_format=torch.channels_last)
         d = next(self.learn.model.parameters()).device
         if has_bf16(d): self.learn._ctx = partial(torch.autocast, d.type, torch.bfloat16)
-    def before_batch(self): self.learn.xb = tuple(o.contiguous(memory_format=torch.channels_last) for o in self.xb)
+    def before_batch(self):
+        last = torch.channels_last
+        self.learn.xb = tuple(o.contiguous(memory_format=last) if o.ndim==4 else o for o in self.xb)
     def after_fit(self): self.learn._ctx = nullcontext
 
 # %% ../nbs/40_learner.ipynb #aa226d8b
@@ -485,7 +488,7 @@ def _observe(model, dls, trim):
         _trim_features(model, dls, trim)
         model.observe(images)
 
-# %% ../nbs/40_learner.ipynb #bf475d5c
+# %% ../nbs/40_learner.ipynb #e0f51ffd
 def _turn(x): return x.rot90(1 if x.shape[-2]==x.shape[-1] else 2, (-2,-1))      # as `get_train_augmentations` does
 
 # images `… h w` to moved ones, by the name of the setting
@@ -508,26 +511,34 @@ def tell_moved(
 # %% ../nbs/40_learner.ipynb #f3063acb
 _told = .9 # AUROC above which moved images could not be good ones
 
-def _settle_moves(augment, model, dls):
-    "Leaves out the moves that the settings leave open and that make images which could not be good ones."
+def _natural_moves(augment, model, dls):
+    "The settings `augment` without the moves that they leave open and that make images which could not be good ones."
     ds = dls.train.dataset
     open_ = [k for k in moves if isinstance(augment, dict) and augment.get(k, 0) is None]
-    if not open_ or not model.patches or len({ds.owners[i] for i in ds.use}) < 2: return
+    if not open_ or not model.patches or len({ds.owners[i] for i in ds.use}) < 2: return augment
     with evaluating(model): told = tell_moved(model, dls, open_)
     out = [k for k,v in told.items() if v > _told]
-    ds.vary({**augment, **dict.fromkeys(out, 0)})
     if out and not in_notebook():
-        print(f"good images look odd after {', '.join(out)}: not used in training", file=sys.stderr, flush=True)
+        print(f"good images look odd after {', '.join(out)}: not used for the U-Net", file=sys.stderr, flush=True)
+    return {**augment, **dict.fromkeys(out, 0)}
 
 # %% ../nbs/40_learner.ipynb #a96fb9cd
+def _pictures(cfg, model, dls):
+    "What a U-Net beside a head on features sees, to train and validate: images at half their size; without it, None."
+    if getattr(model, 'unet', None) is None: return None, None
+    train,valid = (dl.dataset.smaller() for dl in (dls.train, dls.valid))
+    train.vary(_natural_moves(cfg.data.augment, get_body(model), dls))
+    return train, valid
+
 def _keep(cfg, model, dls):
     "Loaders of kept features, and the model that is trained on them."
     t,n,batches = cfg.train,len(dls.train.dataset),get_passes(cfg.train)[1]
     kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
     copies = t.copies or count_copies(n, [min(o, t.crop) for o in cfg.data.seen_hw])
     with evaluating(model), _timed(f'features of {copies} × {n} images kept'):
-        train = KeptFeatures(model, dls.train.dataset, copies, observed=True, **kw)
-        valid = KeptFeatures(model, dls.valid.dataset, 1, **kw)
+        pictures = _pictures(cfg, model, dls)
+        train = KeptFeatures(model, dls.train.dataset, copies, observed=True, pictures=pictures[0], **kw)
+        valid = KeptFeatures(model, dls.valid.dataset, 1, pictures=pictures[1], **kw)
     bs = min(t.bs, len(train))
     train_dl = ImageDL(train, t.seed, shuffle=True, drop_last=True, n=batches and batches*bs, bs=bs)
     return DataLoaders(train_dl, ImageDL(valid, t.seed, bs=bs), device=dls.device), KeptModel(model, train.channels)
@@ -554,9 +565,7 @@ def train_model(
     model.load_pretrained()
     if ready: ready()
     model.to(dls.device)
-    if hasattr(body := get_body(model), 'observe'):
-        _observe(body, dls, cfg.train.trim)
-        _settle_moves(cfg.data.augment, body, dls)
+    if hasattr(body := get_body(model), 'observe'): _observe(body, dls, cfg.train.trim)
     train = _train_features if hasattr(model, 'learn') else _fit
     train(cfg, dls, model, path, resume)
     model.eval().remember(training_images(dls))

@@ -8,6 +8,7 @@ __all__ = ['train_pipeline', 'to_tensors', 'ImageDataset', 'check_images', 'typi
 # %% ../../nbs/15_data.dataset.ipynb #23426311
 import inspect, threading, warnings
 from collections import deque
+from copy import copy
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -69,12 +70,16 @@ class ImageDataset(Dataset):
         self.hw = size if isinstance(size, tuple) else (size,size)
         self.resize,self.fill,self.channels,self.read = resize,fill,channels,read
         self.crop = None if crop is None else tuple(min(c, n) for c,n in zip(crop, self.hw))
-        self.tfm,self.seed,self.epoch = train_pipeline(self.crop or self.hw, resize, augment),seed,0
+        self.seed,self.epoch = seed,0
+        self.vary(augment)
         self.defects,self.kinds = defects,kinds
         self.owners = pd.factorize(df['group'] if 'group' in df else df.path)[0].tolist() # number of each image's part
         self.use = list(range(len(self.paths)))          # rows in use: training may leave out suspects
         self.shapes = {}                                 # (height, width) of the images as they were read, by row
-        self._cache,self._room = {},cache_mb*2**20
+        self.cache_mb = cache_mb
+        self._forget()
+
+    def _forget(self): self._cache,self._room = {},self.cache_mb*2**20
 
     def __len__(self): return len(self.use)
 
@@ -82,6 +87,7 @@ class ImageDataset(Dataset):
         augment:bool|dict # as in the settings
     ):
         "Sets how the images are varied from now on."
+        self.augment = augment
         self.tfm = train_pipeline(self.crop or self.hw, self.resize, augment)
 
 # %% ../../nbs/15_data.dataset.ipynb #626c9469
@@ -105,6 +111,20 @@ def _keep(self:ImageDataset, i, item):
         self._room -= n
         self._cache[i] = item
     return item
+
+# %% ../../nbs/15_data.dataset.ipynb #4e6d6fe6
+@patch
+def smaller(self:ImageDataset,
+    by:int=2 # how many times
+): # `ImageDataset`
+    "The same images at a smaller size, with defects and variations of their own."
+    ds = copy(self)
+    ds.hw = tuple(n//by for n in self.hw)
+    ds.crop = None if self.crop is None else tuple(n//by for n in self.crop)
+    ds.use,ds.shapes = list(self.use),{}
+    ds.vary(self.augment)
+    ds._forget()
+    return ds
 
 # %% ../../nbs/15_data.dataset.ipynb #16596358
 def _random_box(valid, crop, rng):

@@ -151,4 +151,28 @@ def test_kept_model_learns_as_the_model_does(ds, model):
     m.origins = [dict(name='a', source='b', license='c', sha256='d')]
     assert m.get_origins()==m.origins==model.origins
 
+@pytest.mark.parametrize('size,crop,want', [(48,256,48), (64,32,32), (72,256,64)])
+def test_pictures_are_drawn_anew_in_each_pass(size, crop, want, ds, model):
+    "At half the size, the sides multiples of half the stride; the same in every run."
+    both = [KeptFeatures(model, ds(size), copies=2, crop=crop, pictures=ds(size).smaller()) for _ in range(2)]
+    assert both[0].n_inp==4 and len(both[0][0])==7 and model.stride==16
+    first = [both[0][i][1:4] for i in range(12)]
+    assert {tuple(p.shape) for p,*_ in first}=={(2,want//2,want//2)}
+    assert {o.shape for _,*rest in first for o in rest}=={(want//2,want//2)}
+    assert .1 < sum(bool(m.any()) for _,m,_ in first)/12 < .9
+    assert all(torch.equal(a, b) for i in range(12) for a,b in zip(both[0][i], both[1][i]))
+    features = both[0][5][0]
+    both[0].epoch = 1
+    assert torch.equal(both[0][5][0], features) and not torch.equal(both[0][5][1], both[1][5][1])
+
+def test_a_smaller_data_set_leaves_the_larger_as_it_is(ds):
+    large = ds(64, crop=(32,32))
+    large.use = [0,2,3]
+    before = large[1]
+    small = large.smaller()
+    assert small[1][0].shape==(1,16,16) and len(small)==3 and small.load(1)[0].shape==(32,32,1)
+    small.vary(False)
+    small.use.pop()
+    assert len(large)==3 and all(torch.equal(a, b) for a,b in zip(before, large[1]))
+
 def ds_images(d): return torch.stack([d[i][0] for i in range(4)])

@@ -529,7 +529,8 @@ def test_trim_looks_at_every_view(synth, tiny_model):
 def run_features(synth, cfg):
     "Trains a feature autoencoder: `run_features(path, coder='linear', head=None, steps=9)`."
     def f(path=None, resume=False, model=None, head='features', df=None, **train):
-        head = {'features': {'reads':'features', 'nf':8}, 'images': {'nf':8, 'depth':2, 'memory':8}}.get(head)
+        on_features = {'reads':'features', 'nf':8}
+        head = {'features': on_features, 'unet': {**on_features, 'unet':4}, 'images': {'nf':8, 'depth':2, 'memory':8}}.get(head)
         models = {'feature_ae': {**TINY['feature_ae'], 'ni':1, **(model or {})}}
         train = {'bs':4, 'epochs':2, 'copies':2, **train}
         c = cfg(model='feature_ae', models=models, head=head, train=train, data=dict(defects=.6))
@@ -537,7 +538,8 @@ def run_features(synth, cfg):
     return f
 
 KINDS = [dict(), dict(model=dict(coder='linear')), dict(head=None), dict(head='images'), dict(trim=.2),
-         dict(keep_mb=0, crop=32), dict(head='images', model=dict(coder='linear'))]
+         dict(keep_mb=0, crop=32), dict(head='images', model=dict(coder='linear')),
+         dict(head='unet', model=dict(coder='linear')), dict(head='unet', crop=32)]
 
 @pytest.mark.parametrize('kw', KINDS, ids=str)
 def test_features_resume_exactly(kw, run_features, tmp_path, monkeypatch):
@@ -565,6 +567,27 @@ def test_features_are_observed_and_the_encoder_stays(kw, run_features):
     set_seed(0)
     fresh = type(body)(**body.settings)
     assert same(weights(fresh.encoder), weights(body.encoder))
+
+def test_a_move_that_is_open_is_left_out_where_it_shows(synth, cfg, monkeypatch):
+    "For the U-Net alone. Moves that are given stay; where good images cannot tell, open moves have their defaults."
+    from aead import learner
+    models = {'feature_ae': {**TINY['feature_ae'], 'ni':1, 'coder':'linear'}}
+    head,data = {'reads':'features', 'nf':8, 'unet':4},dict(defects=.5)
+    def used(told, **augment):
+        seen = {}
+        def fit(cfg, dls, *args): seen.update(ds=dls.train.dataset)
+        with monkeypatch.context() as m:
+            m.setattr(learner, 'tell_moved', lambda model, dls, names: {k: told for k in names})
+            m.setattr(learner, '_fit', fit)
+            c = cfg(model='feature_ae', models=models, head=head, data=dict(augment=augment, **data), train=dict(copies=1))
+            train_model(c, synth, device='cpu')
+        moved = [[o.p for o in d.tfm[1:4]] for d in (seen['ds'].ds, seen['ds'].pictures)]
+        assert moved[0]==[.5 if augment.get(k) is None else augment[k] for k in ('hflip','vflip','rotate90')]
+        return moved[1]
+    assert used(1., hflip=None, rotate90=None)==[0,.5,0]
+    assert used(.9, hflip=None, rotate90=.25)==[.5,.5,.25]
+    models['feature_ae'].update(memory=0, gaussian=False)
+    assert used(1., hflip=None, rotate90=None)==[.5,.5,.5]
 
 def test_without_anything_to_train_the_history_has_no_rows(run_features, tmp_path):
     m = run_features(tmp_path, head=None, model=dict(coder='linear'))
