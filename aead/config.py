@@ -252,7 +252,7 @@ class HeadConfig(_Section):
     errors:bool = True # read the error of the reconstruction too; on features only
     distances:bool = True # read the distances to good patches too; on features only
     image:bool = True # read the image too; on features only
-    unet:int = 0 # channels of a U-Net beside it that reads the image at half its size; 0: none; on features only
+    unet:int = 0 # channels of a U-Net beside it that reads the image alone; 0: none; on features only
     gated:bool = False # shortcuts around its convolutions, and gates set by the whole image
     weight:float = 1. # weight of its loss beside the autoencoder's
     memory:int = 0 # patches in its memory bank, for the map `memory`; 0: no bank

@@ -91,14 +91,15 @@ class KeptFeatures(Dataset):
         bs:int=16, # images that the encoder sees at a time
         device='cpu', # where the encoder computes
         observed:bool=False, # the model has observed these images: patches of an image's own part are passed over
-        pictures=None # `ImageDataset` of the images at half their size; each item draws one; None: no pictures
+        pictures=None # `ImageDataset` of images as small as `model.shrink` says; each item draws one; None: none
     ):
         self.ds,self.copies,self.crop,self.bs,self.device = ds,copies,crop,bs,device
         self.observed = observed
         self.use,self.channels,self.x = list(ds.use),None,None
         self.seed,self.epoch,self.pictures = ds.seed,0,pictures
-        self.step = model.stride//2                      # sides of pictures are multiples of it
-        if pictures is not None: self.n_inp = 4
+        if pictures is not None:
+            self.n_inp = 4
+            self.step,self.most = (o//model.shrink for o in (model.stride, crop))  # sides: multiples of, at most
         self._fill(model, mb)
 
     def __len__(self): return self.copies*len(self.ds)
@@ -157,11 +158,11 @@ def _allot(self:KeptFeatures, shape, image, mb):
 # %% ../nbs/36_kept.ipynb #19dd97c3
 @patch
 def _picture(self:KeptFeatures, i):
-    "A picture at half the size, newly drawn in each pass: as `normalized_pair` gives it, with mask and valid pixels."
+    "A picture, newly drawn in each pass: as `normalized_pair` gives it, with mask and valid pixels."
     self.pictures.epoch = self.epoch
     x,_,mask,valid = self.pictures[i]
     pair,step = normalized_pair(x[None])[0],self.step
-    size = [max(step, min(n, self.crop//2)//step*step) for n in mask.shape]
+    size = [max(step, min(n, self.most)//step*step) for n in mask.shape]
     y,x = draw_crop(mask.shape, size, 1, np.random.default_rng([self.seed, 3, self.epoch, i]), mask.numpy())
     return tuple(o[..., y:y+size[0], x:x+size[1]] for o in (pair, mask, valid))
 

@@ -524,9 +524,9 @@ def _natural_moves(augment, model, dls):
 
 # %% ../nbs/40_learner.ipynb #a96fb9cd
 def _pictures(cfg, model, dls):
-    "What a U-Net beside a head on features sees, to train and validate: images at half their size; without it, None."
+    "What a U-Net beside a head on features sees, to train and to validate: smaller images; without it, None."
     if getattr(model, 'unet', None) is None: return None, None
-    train,valid = (dl.dataset.smaller() for dl in (dls.train, dls.valid))
+    train,valid = (dl.dataset.smaller(model.shrink) for dl in (dls.train, dls.valid))
     train.vary(_natural_moves(cfg.data.augment, get_body(model), dls))
     return train, valid
 

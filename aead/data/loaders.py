@@ -7,6 +7,7 @@ __all__ = ['ImageDL', 'get_dls']
 
 # %% ../../nbs/16_data.loaders.ipynb #d92387da
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from fastai.data.core import DataLoaders
@@ -39,6 +40,22 @@ class ImageDL(DataLoader):
         "The order of this pass."
         rng,k = random.Random(f'{self.seed} {self.epoch}'),len(self.dataset)
         return [i+o for o in range(0, len(idxs), k) for i in rng.sample(range(k), k)[:len(idxs)-o]]
+
+# %% ../../nbs/16_data.loaders.ipynb #19737863
+@patch
+def __iter__(self:ImageDL):
+    "Batches, each made while the one before is used."
+    batches = DataLoader.__iter__(self)
+    if self.num_workers: return batches
+    return _made_ahead(batches)
+
+def _made_ahead(items):
+    "The same items; the next one is made by a thread."
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = pool.submit(next, items, None)
+            yield item
 
 # %% ../../nbs/16_data.loaders.ipynb #2284f9b2
 def _show_rows(rows, masks, figsize=None):

@@ -79,7 +79,8 @@ class HeadedFeatures(BaseAutoencoder):
         errors:bool=True, # the head reads the error of a linear reconstruction, which does not change in training
         distances:bool=True, # the head reads the distances to good patches
         image:bool=True, # the head reads the image
-        unet:int=0 # channels of a U-Net beside it, which reads the image at half its size (map `head_image`); 0: none
+        unet:int=0, # channels of a U-Net beside it, which reads the image alone (map `head_image`); 0: none
+        shrink:int=2 # how many times smaller the U-Net sees the image, 1 or 2
     ):
         self.name = body.name
         super().__init__()
@@ -92,9 +93,9 @@ class HeadedFeatures(BaseAutoencoder):
         at = [body.level_of(n) for n in body.patches] if distances else []
         maps = [self.errors+at.count(k) for k in range(len(body.channels))]
         self.names = ['head', *(f'head_{r}' for r in body.reductions[1:-1]), *(['head_image'] if unet else [])]
-        up = body.reductions[0]
+        up,self.shrink = body.reductions[0],shrink
         self.head = FeatureHead([body.channels[0]+2*up**2*image, *body.channels[1:]], maps, nf)
-        self.unet = MarkingUNet(2*(up//2)**2, unet, len(body.channels), place=1) if unet else None
+        self.unet = MarkingUNet(2*(up//shrink)**2, unet, len(body.channels), gated=True, place=1) if unet else None
 
 # %% ../../nbs/31_models.feature_head.ipynb #8fd93aa9
 @patch
@@ -122,15 +123,16 @@ def read(self:HeadedFeatures,
 # %% ../../nbs/31_models.feature_head.ipynb #0c0ccc1a
 @patch
 def mark_picture(self:HeadedFeatures,
-    pair:Tensor # images at half their size, by `normalized_pair`, `b 2 h w`; sides are multiples of half the stride
+    pair:Tensor # smaller images, by `normalized_pair`, `b 2 h w`; sides are multiples of `stride/shrink`
 )->Tensor: # log-odds of a defect, `b h w`, a place as large as at the finest level
     "What the U-Net marks."
-    return self.unet.mark(F.pixel_unshuffle(pair, self.body.reductions[0]//2))[0][:,0]
+    return self.unet.mark(F.pixel_unshuffle(pair, self.body.reductions[0]//self.shrink))[0][:,0]
 
 @patch
-def _mark_half(self:HeadedFeatures, x):
+def _mark_small(self:HeadedFeatures, x):
     "What the U-Net marks in images `x`, `b c h w`: a list of one, or of none without a U-Net."
-    return [] if self.unet is None else [self.mark_picture(normalized_pair(F.avg_pool2d(self.body.pad(x), 2)))]
+    if self.unet is None: return []
+    return [self.mark_picture(normalized_pair(F.avg_pool2d(self.body.pad(x), self.shrink)))]
 
 # %% ../../nbs/31_models.feature_head.ipynb #3867440b
 @patch
@@ -144,7 +146,7 @@ def reconstruct(self:HeadedFeatures,
     back,xr = b.coder.decode(b.coder.encode(levels))
     errors,distances = b.errors(levels, back),b.distances(levels)
     logits = self.head(self._inputs(x, levels, errors, distances if self.distances else {}))
-    heads = {n: b.at_size(o, x) for n,o in zip(self.names, [*logits, *self._mark_half(x)])}
+    heads = {n: b.at_size(o, x) for n,o in zip(self.names, [*logits, *self._mark_small(x)])}
     return Recon(xr[..., :h, :w], {**b.maps_of(x, errors, distances), **heads})
 
 # %% ../../nbs/31_models.feature_head.ipynb #45ffbbb3
@@ -207,7 +209,7 @@ def learn(self:HeadedFeatures,
 
 @patch
 def learn_picture(self:HeadedFeatures,
-    pair:Tensor, # corrupted images at half their size as `normalized_pair` gives them, `b 2 h w`
+    pair:Tensor, # corrupted images, smaller, as `normalized_pair` gives them, `b 2 h w`
     mask:Tensor, # pixels of the defects at that size, `b h w` of 0/1
     valid:Tensor, # pixels that count, `b h w` of 0/1
     loss # with `loss.on_mask(logits, mask, valid) -> scalar`
@@ -224,5 +226,5 @@ def training_step(self:HeadedFeatures,
     loss # `(x, xr) -> scalar`, with `loss.on_mask(logits, mask) -> scalar`
 )->Tensor: # scalar
     "The body's loss plus those of head and U-Net, of the same images."
-    own = sum(self.weight*loss.on_mask(o, mask) for o in self._mark_half(corrupted))
+    own = sum(self.weight*loss.on_mask(o, mask) for o in self._mark_small(corrupted))
     return own+self.learn(self.read(corrupted), clean, mask, loss)

@@ -24,11 +24,12 @@ def create_autoencoder(
     return builder(**check_settings(builder, settings))
 
 # %% ../../nbs/34_models.zoo.ipynb #5ff9f5c2
-def _head_on_features(model, head):
-    "A feature autoencoder with the head that the settings describe."
+def _head_on_features(model, head, hw):
+    "A feature autoencoder with the head that the settings describe, for images of height and width `hw`."
     if not isinstance(model, FeatureAutoencoder):
         raise ValueError(f"a head on features needs model 'feature_ae', got '{model.name}'; take head.reads='images'")
-    return HeadedFeatures(model, head.nf, head.weight, head.errors, head.distances, head.image, head.unet)
+    shrink = 2 if min(hw) >= 128 else 1
+    return HeadedFeatures(model, head.nf, head.weight, head.errors, head.distances, head.image, head.unet, shrink)
 
 def _at_places(data):
     "Settings of the Gaussians at each place: only a model that sees the whole frame has the same places in each image."
@@ -44,5 +45,5 @@ def build_model(
     if head is None: return model
     if cfg.data.defects==0:
         raise ValueError("a head learns from synthetic defects, and data.defects is 0; set it to 0.5, or head to null")
-    if head.reads=='features': return _head_on_features(model, head)
+    if head.reads=='features': return _head_on_features(model, head, cfg.data.seen_hw)
     return HeadedAutoencoder(model, head.nf, head.depth, head.weight, head.memory, head.gated)
