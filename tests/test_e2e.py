@@ -210,7 +210,7 @@ def test_nothing_to_train_by_steps(part, tmp_path, cmd):
 def test_recipes_on_pretrained_features(recipe, part, tmp_path, cmd, monkeypatch):
     "As users meet them, only shorter: images smaller than 128 px are enlarged; a resumed run is the same; files score as the evaluation did."
     from aead import learner
-    (tmp_path/'short.yaml').write_text('train: {epochs: 2, copies: 1}\nmodels: {feature_ae: {memory: 100}}\ndetect: {far: 0.2}\ndata: {workers: 0}\n')
+    (tmp_path/'short.yaml').write_text('train: {epochs: 2, copies: 4}\nmodels: {feature_ae: {memory: 100}}\ndetect: {far: 0.2}\ndata: {workers: 0}\n')
     args = ('train', '--data', part, '--recipe', recipe, '--config', tmp_path/'short.yaml', '--device', 'cpu')
     res = cmd(*args, '--out', tmp_path/'run')
     assert res.status==0 and 'Traceback' not in res.err, res.err
