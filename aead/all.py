@@ -19,6 +19,7 @@ from .data.dataset import *
 from .data.loaders import *
 from .data.splits import *
 from .data.audit import *
+from .data.inputs import *
 from .models.base import *
 from .models.cnn_ae import *
 from .models.encoders import *

@@ -16,7 +16,8 @@ from .files import load_yaml, save_yaml
 from .config import Config, config_from_dict, config_to_dict, flat_settings, make_config, with_settings
 from .data.catalog import load_catalog
 from .data.dataset import check_images
-from .detect import as_table, Detector, fit_detector, get_device, load_detector
+from .data.inputs import as_table
+from .detect import Detector, fit_detector, get_device, load_detector
 from .evaluate import evaluate_catalog, get_metrics
 
 # %% ../nbs/64_detector.ipynb #7691d53d
@@ -61,7 +62,7 @@ def get_params(self:AnomalyDetector,
 # %% ../nbs/64_detector.ipynb #8fe396fd
 @patch
 def fit(self:AnomalyDetector,
-    data, # catalog, folder (read by the layout in the settings), or good images as arrays or paths
+    data, # catalog, folder (read by the layout in the settings), or good images as `as_table` takes them
     path=None, # folder for checkpoints; None: none are written
     resume:bool=False # go on from the checkpoint in `path`
 )->AnomalyDetector: # itself
@@ -73,15 +74,16 @@ def fit(self:AnomalyDetector,
 # %% ../nbs/64_detector.ipynb #c67748ac
 @patch
 def predict(self:AnomalyDetector,
-    data # path, folder, array `h w c` or `n h w c`, tensor, catalog, or a list of paths or arrays
-)->pd.DataFrame: # a row per image: `path`, `score`, `p_value`, `decision`, `answer`
+    data, # images as `as_table` takes them: a path, folder, table, PIL image, array, tensor, or a list of these
+    errors:str='raise' # for an image that cannot be read: `raise`, or `skip` it and say why in the column `error`
+)->pd.DataFrame: # a row per image: `path`, `score`, `p_value`, `decision`, `answer`; `error` if errors are skipped
     "Scores images and decides."
-    return self.detector.predict(data)
+    return self.detector.predict(data, errors)
 
 # %% ../nbs/64_detector.ipynb #51c857ef
 @patch
 def score_map(self:AnomalyDetector,
-    image # path, array `h w` or `h w c`, or tensor `c h w`
+    image # one image as `as_table` takes it: a path, PIL image, array `h w` or `h w c`, or tensor `h w` or `c h w`
 )->np.ndarray: # anomaly map at the image's own size, `h w`, in units of the good images' spread
     "The anomaly map of one image."
     return self.detector.score_map(image)
@@ -113,7 +115,7 @@ def evaluate(self:AnomalyDetector,
 # %% ../nbs/64_detector.ipynb #852b36f4
 @patch
 def calibrate(self:AnomalyDetector,
-    data=None, # good images, new to the detector: a catalog with `group`, a folder, paths or arrays; None: those it has
+    data=None, # good images, new to the detector, as `as_table` takes them; None: those it has
     far:float|None=None, # guaranteed false-alarm rate; None: as before
     inspect:float|None=None # largest share that is flagged or inspected; None: as before
 )->AnomalyDetector: # itself

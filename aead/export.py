@@ -19,7 +19,8 @@ from .files import atomic_write, SCHEMA
 from .config import config_from_dict, config_to_dict
 from .data.preprocessing import read_image, restore_map
 from .data.dataset import ImageDataset, read_batches
-from .detect import as_table, Detector, load_detector
+from .data.inputs import as_table
+from .detect import check_errors, Detector, load_detector, place_rows
 from .runs.folder import RunFolder
 
 # %% ../nbs/97_export.ipynb #8dff00e1
@@ -229,35 +230,46 @@ class ExportedDetector:
 
 # %% ../nbs/97_export.ipynb #104c9888
 @patch
-def _scan(self:ExportedDetector, df, read):
-    "Yields the outputs of the file, batch by batch."
+def _scan(self:ExportedDetector, df, read, skip=False):
+    "Yields rows, the outputs of the file and the sizes of the images, batch by batch; or a row and its error."
     d = self.cfg.data
     ds = ImageDataset(df, d.hw, d.resize, self.channels, read=read, cache_mb=0, fill=d.fill)
-    for _,b in read_batches(ds, 8 if d.seen_hw==d.hw else 1):            # a frame of many tiles is large
-        if isinstance(b, Exception): raise b
-        yield _run(self.session, b[0].numpy(), b[3].numpy())
+    for rows,b in read_batches(ds, 8 if d.seen_hw==d.hw else 1):            # a frame of many tiles is large
+        if not isinstance(b, Exception): yield rows, _run(self.session, b[0].numpy(), b[3].numpy()), ds.shapes
+        elif skip: yield rows, b, None
+        else: raise b
+
+# %% ../nbs/97_export.ipynb #282cc7a8
+def _decided(rows, score, p, defect):
+    "The outputs of a batch as a table, with the rows as index."
+    t = pd.DataFrame({'score': score.astype(float), 'p_value': p.astype(float)}, index=rows)
+    return t.assign(decision=pd.array([None if o<0 else int(o) for o in defect], dtype='Int64'))
 
 # %% ../nbs/97_export.ipynb #9ab5838c
 @patch
 def predict(self:ExportedDetector,
-    data # path, folder, array `h w c` or `n h w c`, tensor, catalog, or a list of paths or arrays
-)->pd.DataFrame: # a row per image: `path`, `score`, `p_value`, `decision`
+    data, # images as `as_table` takes them: a path, folder, table, PIL image, array, tensor, or a list of these
+    errors:str='raise' # for an image that cannot be read: `raise`, or `skip` it and say why in the column `error`
+)->pd.DataFrame: # a row per image: `path`, `score`, `p_value`, `decision`; `error` if errors are skipped
     "Scores images and decides."
-    df,read = as_table(data)
-    score,_,p,defect = (np.concatenate(o) for o in zip(*self._scan(df, read)))
-    out = pd.DataFrame({'path': df.path.to_numpy(), 'score': score.astype(float), 'p_value': p.astype(float)})
-    return out.assign(decision=pd.array([None if o<0 else int(o) for o in defect], dtype='Int64'))
+    skip,(df,read) = check_errors(errors),as_table(data)
+    tables,bad = [_decided([], *np.zeros((3,0)))],{}
+    for rows,o,_ in self._scan(df, read, skip):
+        if isinstance(o, Exception): bad[rows] = str(o)
+        else: tables.append(_decided(rows, o[0], *o[2:]))
+    out = place_rows(df, pd.concat(tables), bad)
+    return out if skip else out.drop(columns='error')
 
 # %% ../nbs/97_export.ipynb #39847454
 @patch
 def score_map(self:ExportedDetector,
-    image # path, array `h w` or `h w c`, or tensor `c h w`
+    image # one image as `as_table` takes it: a path, PIL image, array `h w` or `h w c`, or tensor `h w` or `c h w`
 )->np.ndarray: # anomaly map at the image's own size, `h w`, in units of the good images' spread
     "Where an image is anomalous, and by how much."
     df,read = as_table(image)
     if len(df)!=1: raise ValueError(f"score_map takes one image, got {len(df)}; predict takes many")
-    hw = read(df.path.iloc[0], None).shape[:2]
-    return restore_map(next(self._scan(df, read))[1][0], hw, self.cfg.data.resize)
+    _,out,shapes = next(self._scan(df, read))
+    return restore_map(out[1][0], shapes[0], self.cfg.data.resize)
 
 # %% ../nbs/97_export.ipynb #9031251a
 def load_exported(

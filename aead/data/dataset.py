@@ -181,7 +181,7 @@ def _read_each(df, channels, read):
     bad,seen = {},{}
     for p,m in zip(df.path, df['mask']):
         try: img = read(p, channels)
-        except (ValueError, FileNotFoundError) as e:
+        except (ValueError, OSError) as e:
             bad[p] = str(e)
             continue
         seen[p] = img.shape[-1]
@@ -230,7 +230,7 @@ def typical_shape(
 # %% ../../nbs/15_data.dataset.ipynb #4d844ec3
 def _try_item(ds, i):
     try: return ds[i]
-    except (ValueError, FileNotFoundError) as e: return e
+    except (ValueError, OSError) as e: return e
 
 def _read_ahead(ds, n, threads):
     "Yields `(index, item or error)` in order, up to `n` items ahead."

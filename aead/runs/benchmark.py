@@ -20,7 +20,8 @@ from ..files import atomic_write
 from ..config import make_config, resolve_config
 from ..models.base import BaseAutoencoder, model_registry
 from ..losses import MaskLoss, WeightedLoss
-from ..detect import as_table, build_graph, Detector, load_detector
+from ..data.inputs import as_table
+from ..detect import build_graph, Detector, load_detector
 from .folder import RunFolder
 
 # %% ../../nbs/88_runs.benchmark.ipynb #cbeee634
