@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, torch
 from einops import rearrange
 from PIL import Image
 
-from .catalog import list_images
+from .listing import list_images
 from .preprocessing import (
     _broken, _drop_alpha, _orient, _plain_pixels, _unit, read_image, to_channels)
 

@@ -6,21 +6,21 @@
 __all__ = ['image_suffixes', 'Listing', 'split_names', 'natural_key', 'is_hidden', 'list_files', 'split_masks', 'warn_skipped',
            'list_images', 'plain_parts', 'pair_masks']
 
-# %% ../../nbs/09_data.listing.ipynb #e592b2b4
+# %% ../../nbs/09_data.listing.ipynb #8cb92069
 import os, re, warnings
 from collections import Counter, namedtuple
 from pathlib import Path
 
 from PIL import Image
 
-# %% ../../nbs/09_data.listing.ipynb #0c1608a2
+# %% ../../nbs/09_data.listing.ipynb #ed5d457c
 def natural_key(
     name:str # of a file
 )->list: # text and numbers by turns
     "Sort key that counts numbers in a name as numbers."
     return [(int(o), o) if o.isdigit() else (-1, o) for o in re.split(r'(\d+)', name.lower())]+[(-1, name)]
 
-# %% ../../nbs/09_data.listing.ipynb #a7a11ab5
+# %% ../../nbs/09_data.listing.ipynb #025c6869
 image_suffixes = ('.png','.jpg','.jpeg','.bmp','.tif','.tiff','.webp') # of the files that are read, lower case
 _other_images = {'.gif','.heic','.heif','.jp2','.j2k','.avif','.pgm','.ppm','.exr','.dng','.raw','.cr2','.nef','.dcm'}
 
@@ -30,7 +30,7 @@ def is_hidden(
     "Whether a file or folder is hidden, or made by the operating system for itself."
     return name.startswith('.') or name=='__MACOSX'
 
-# %% ../../nbs/09_data.listing.ipynb #3e593885
+# %% ../../nbs/09_data.listing.ipynb #ac85aa76
 Listing = namedtuple('Listing', 'files skipped')
 Listing.__doc__ = "`files`, paths in natural order; `skipped`, paths by the reason why they were left out."
 
@@ -44,7 +44,7 @@ def _entries(folder, skipped):
 
 def _by_name(entry): return natural_key(entry.name)
 
-# %% ../../nbs/09_data.listing.ipynb #215c058a
+# %% ../../nbs/09_data.listing.ipynb #28a556e1
 def _why_skip(entry, root, seen):
     "Why a file or folder is not listed, or None. `seen` holds the real paths behind the links that were followed."
     if not entry.is_symlink(): return None
@@ -53,7 +53,7 @@ def _why_skip(entry, root, seen):
     if real in seen or real.is_relative_to(root) or root.is_relative_to(real): return 'lead to what is listed anyway'
     seen.add(real)
 
-# %% ../../nbs/09_data.listing.ipynb #712b920f
+# %% ../../nbs/09_data.listing.ipynb #4958318f
 def list_files(
     path # a folder, searched with its subfolders
 )->Listing: # image files, masks among them, and what was left out
@@ -73,7 +73,7 @@ def list_files(
         todo += folders[::-1]
     return Listing(files, skipped)
 
-# %% ../../nbs/09_data.listing.ipynb #eaba2884
+# %% ../../nbs/09_data.listing.ipynb #4e5ca539
 _mask_folder = re.compile(r'(.*[ _-])?(masks?|gts?|ground[ _-]?truths?)', re.I)
 _maybe_folder = re.compile(r'labels?|annot(ation)?s?|seg(mentation)?s?', re.I)
 _mask_end = re.compile(r'[ ._-](mask|gt|label|seg)$', re.I)
@@ -90,7 +90,7 @@ def _looks_drawn(path):
     top = max(i for i,c in enumerate(n) if c)
     return sum(c for i,c in enumerate(n) if min(i, top-i)<=_near*top) >= _most*sum(n)
 
-# %% ../../nbs/09_data.listing.ipynb #cad0bca5
+# %% ../../nbs/09_data.listing.ipynb #273dd1c8
 def _in_mask_folder(parts, unsure):
     "Whether a file in the folders `parts` is a mask by their names; `unsure` holds folders whose content says so."
     return any(_mask_folder.fullmatch(o) for o in parts) or any(parts[:i+1] in unsure for i in range(len(parts)))
@@ -103,7 +103,7 @@ def _beside(p, stems):
     if named: return _looks_drawn(p) is not False
     return p.suffix.lower()=='.png' and bool(stems[stem] & {'.jpg','.jpeg'}) and bool(_looks_drawn(p))
 
-# %% ../../nbs/09_data.listing.ipynb #98ae5e64
+# %% ../../nbs/09_data.listing.ipynb #baee5341
 def _unsure_folders(files, root):
     "Folders with such names as `labels` that hold masks, as tuples of the parts of their paths."
     held = {}
@@ -113,7 +113,7 @@ def _unsure_folders(files, root):
             held.setdefault(parts[:i+1], []).append(p)
     return {k for k,ps in held.items() if all(_looks_drawn(p) for p in ps[::max(1, len(ps)//5)])}
 
-# %% ../../nbs/09_data.listing.ipynb #52329a87
+# %% ../../nbs/09_data.listing.ipynb #811a91b8
 def split_masks(
     files, # image files under `root`
     root # folder that they were listed from; folders above it do not count
@@ -127,7 +127,7 @@ def split_masks(
         (masks if is_mask else images).append(p)
     return images, masks
 
-# %% ../../nbs/09_data.listing.ipynb #c49f3fbf
+# %% ../../nbs/09_data.listing.ipynb #f930a0e9
 def warn_skipped(
     path, # folder that was listed
     skipped:dict # paths by reason, as `list_files` gives them
@@ -148,7 +148,7 @@ def list_images(
     warn_skipped(path, found.skipped)
     return split_masks(found.files, path)
 
-# %% ../../nbs/09_data.listing.ipynb #c60bdd7d
+# %% ../../nbs/09_data.listing.ipynb #67dda765
 split_names = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'cal': 'cal',
                'calibration': 'cal', 'test': 'test', 'testing': 'test', 'test_public': 'test'} # folder: split
 _neutral = {'images','image','imgs','img','data','rgb','jpegimages', *split_names}
@@ -159,7 +159,7 @@ def plain_parts(
     "Folders without those of splits and of images."
     return tuple(o for o in parts if o.lower() not in _neutral)
 
-# %% ../../nbs/09_data.listing.ipynb #c305de59
+# %% ../../nbs/09_data.listing.ipynb #f6b141d4
 def _key(p, root, is_mask=False):
     "What a file is about, as a tuple of lower-case names."
     *folders,_ = p.relative_to(root).parts
@@ -173,7 +173,7 @@ def _common(a, b):
     while n<min(len(a), len(b)) and a[-1-n]==b[-1-n]: n += 1
     return n
 
-# %% ../../nbs/09_data.listing.ipynb #bfc8a57f
+# %% ../../nbs/09_data.listing.ipynb #95deab33
 def _by_key(masks, root):
     "Masks by what they are about, those of a folder for one image as the folder; a file beside its image comes first."
     out = {}
@@ -182,7 +182,7 @@ def _by_key(masks, root):
         out.setdefault(_key(m, root, True)[:-1], []).append(m.parent)
     return out
 
-# %% ../../nbs/09_data.listing.ipynb #665142aa
+# %% ../../nbs/09_data.listing.ipynb #0a372541
 def _near_keys(images, keys, root):
     "For images without a mask of their very name: the key with the longest common end that only one of them has."
     ends = {}
@@ -197,20 +197,24 @@ def _near_keys(images, keys, root):
     claims = Counter(best.values())
     return {p: k for p,k in best.items() if claims[k]==1}
 
-# %% ../../nbs/09_data.listing.ipynb #e9a2f269
+# %% ../../nbs/09_data.listing.ipynb #a9d99dfd
 def pair_masks(
     images, # paths of defective images
     masks, # paths of masks
-    root # folder that both were listed from
+    root, # folder that both were listed from
+    exact:bool=False # only masks of an image's very name
 )->dict: # mask of each image that has one: a file, or a folder with several
     "Finds the masks of images."
     known,found = _by_key(masks, root),{}
     for p in images:
         k = _key(p, root)
         if k in known: found[p] = known[k]
-    files = {k: [m for m in ms if m not in {o.parent for o in masks}] for k,ms in known.items()}
-    used = {_key(p, root) for p in found}
-    rest = {k: ms for k,ms in files.items() if ms and k not in used}
-    near = _near_keys([p for p in images if p not in found], rest, root)
-    found.update({p: rest[k] for p,k in near.items()})
+    if not exact: found.update(_pair_near(images, masks, root, known, found))
     return {p: next((m for m in ms if m.parent==p.parent), ms[0]) for p,ms in found.items()}
+
+def _pair_near(images, masks, root, known, found):
+    "Masks of the images that have none of their very name; folders with several masks do not count."
+    used,files = {_key(p, root) for p in found},set(masks)
+    rest = {k: [m for m in ms if m in files] for k,ms in known.items() if k not in used}
+    near = _near_keys([p for p in images if p not in found], [k for k,ms in rest.items() if ms], root)
+    return {p: rest[k] for p,k in near.items()}

@@ -8,12 +8,14 @@ __all__ = ['resize_modes', 'to_channels', 'read_image', 'read_gray', 'read_mask'
            'resize_image', 'restore_map', 'tile_starts', 'tile_boxes', 'local_contrast_normalize']
 
 # %% ../../nbs/12_data.preprocessing.ipynb #1313e327
-import io, math, struct, zlib
+import io, math, os, struct, threading, zlib
 from functools import partial
 from pathlib import Path
 
 import cv2, numpy as np, tifffile
 from PIL import Image, UnidentifiedImageError
+
+from .listing import list_files
 
 # %% ../../nbs/12_data.preprocessing.ipynb #73b8cd5b
 cv2.setNumThreads(0)
@@ -29,6 +31,16 @@ def _orient(a, code):
     if code in (2,3,6,7): a = a[:, ::-1]
     if code in (3,4,7,8): a = a[::-1]
     return a
+
+# %% ../../nbs/12_data.preprocessing.ipynb #9d19e6d6
+class _TooLarge(Exception): "A picture has more pixels than are read."
+
+def _check_pixels(shape):
+    "Complains of a picture with more pixels than are read."
+    most,n = float(os.environ.get('AEAD_MAX_MEGAPIXELS') or 400),math.prod(shape)/1e6
+    if n <= most: return
+    raise _TooLarge(f'{n:.0f} megapixels, and at most {most:g} are read: set the environment variable '
+                    f'AEAD_MAX_MEGAPIXELS to {math.ceil(n)}, or shrink the image')
 
 # %% ../../nbs/12_data.preprocessing.ipynb #2fc0303f
 _plain = {'1':'L', 'P':'RGB', 'CMYK':'RGB', 'YCbCr':'RGB', 'LAB':'RGB', 'HSV':'RGB', 'RGBX':'RGB',
@@ -48,9 +60,20 @@ def _plain_pixels(im):
     return np.asarray(im.convert(_plain[im.mode]) if im.mode in _plain else im)
 
 # %% ../../nbs/12_data.preprocessing.ipynb #41589d81
+_opening = threading.Lock() # Pillow's own limit is a setting of the whole process: it is put back at once
+
+def _open_pillow(raw):
+    "A Pillow image of a whole file `raw`, its pixels not read yet; our limit counts, not Pillow's."
+    with _opening:
+        limit,Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS,None
+        try: im = Image.open(io.BytesIO(raw), formats=('PNG','JPEG','BMP','WEBP','TIFF'))
+        finally: Image.MAX_IMAGE_PIXELS = limit
+    _check_pixels(im.size)
+    return im
+
 def _read_pillow(raw):
     "Pixels of a whole file `raw`, and whether the last channel is alpha."
-    im = Image.open(io.BytesIO(raw), formats=('PNG','JPEG','BMP','WEBP','TIFF'))
+    im = _open_pillow(raw)
     im.load()                                    # raises where the data stops early
     code,deep_png = im.getexif().get(274, 1),raw[:4]==b'\x89PNG' and raw[24]==16
     a = _read_cv2(raw) if deep_png else _plain_pixels(im)
@@ -64,6 +87,8 @@ def _channels_last(a, axes):
     if a.ndim==2: return a
     named = [i for i,c in enumerate(axes) if c in 'SC']
     i = named[0] if named else int(np.argmin(a.shape))
+    if not named and a.ndim==3 and ('I' in axes or a.shape[i]<=4):
+        raise ValueError(f'a stack of {a.shape[i]} pages, not one image; save each page as a file')
     if a.ndim!=3 or (not named and i==1):
         raise ValueError(f'a stack of axes {axes}, sizes {a.shape}, is no single image')
     return np.moveaxis(a, i, -1)
@@ -92,6 +117,7 @@ def _read_tiff(raw):
     with tifffile.TiffFile(io.BytesIO(raw)) as t:
         if not t.series: raise ValueError('no page can be read')
         s,p = t.series[0],t.pages[0]
+        _check_pixels(s.shape)
         single = len(s.shape)==2 or s.axes=='YXS'
         if single and _is_plain_tiff(t, p): return _read_plain_tiff(raw, p)
         packed = single and p.compression!=1 and p.samplesperpixel<=4 and p.dtype.kind=='u'
@@ -108,6 +134,7 @@ def _decode(path):
     if path.is_dir(): raise ValueError(f'{path}: a folder, not an image')
     raw = path.read_bytes()
     try: a,alpha = (_read_tiff if raw[:2] in (b'II',b'MM') else _read_pillow)(raw)
+    except _TooLarge as e: raise ValueError(f'{path}: has {e}') from None
     except _broken as e:
         unknown = isinstance(e, UnidentifiedImageError)
         why = 'no PNG, JPEG, BMP, WebP or TIFF' if unknown else str(e).replace('\n', ' ')
@@ -169,16 +196,18 @@ def read_gray(
 
 # %% ../../nbs/12_data.preprocessing.ipynb #ce79472b
 def read_mask(
-    path, # an image file; anything not black is a defect (JPEG, WebP: at least half of the range)
+    path, # an image file, or a folder; anything not black is a defect (JPEG, WebP: at least half of the brightest)
     shape:tuple=None # `(height, width)` the mask must have, that of its image; None: any
 )->np.ndarray: # `h w` uint8, 1 where the defect is
     "Reads the mask at `path`."
+    if Path(path).is_dir():
+        return np.maximum.reduce([read_mask(o, shape) for o in list_files(path).files])
     a,alpha,blurred = _decode(path)
     if alpha: a = _drop_alpha(a, path)
     if shape is not None and a.shape[:2]!=tuple(shape[:2]):
         sizes = f'{a.shape[0]} x {a.shape[1]} (height x width), its image {shape[0]} x {shape[1]}'
         raise ValueError(f'{path}: the mask is {sizes}')
-    return (a>=128 if blurred else a!=0).any(2).astype(np.uint8)
+    return (a>=max(1, a.max()/2) if blurred else a!=0).any(2).astype(np.uint8)
 
 # %% ../../nbs/12_data.preprocessing.ipynb #fbe9352f
 def _per_channel(v, c, name):

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..files import atomic_write, relative_path, SCHEMA
 from ..config import config_to_dict
-from ..data.catalog import list_images, load_catalog, save_catalog
+from ..data.catalog import load_catalog, save_catalog
+from ..data.listing import list_images
 from ..data.preprocessing import read_image, resize_image, restore_map
 from ..data.dataset import check_images
 from ..data.audit import audit_catalog, describe_audit, nearest_neighbour_auroc

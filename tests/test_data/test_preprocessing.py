@@ -358,3 +358,19 @@ def test_fill_black_is_0_and_others_go_on(rng):
     for fill in ('edge','reflect'):
         y,_,valid = resize_image(x, None, (40,40), 'pad', fill)
         assert (y[valid==0]>0).all() and np.array_equal(y[10], x[0]) and valid.sum()==20*40
+
+# --- what is too large, and what is not one image
+
+def test_a_huge_picture_is_refused_by_a_setting(tmp_path, monkeypatch):
+    Image.new('1', (2000,1100)).save(tmp_path/'a.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)                     # Pillow's own limit does not count
+    assert read_image(tmp_path/'a.png').shape==(1100,2000,1) and Image.MAX_IMAGE_PIXELS==1000
+    monkeypatch.setenv('AEAD_MAX_MEGAPIXELS', '1')
+    with pytest.raises(ValueError, match='has 2 megapixels, and at most 1 are read: set .*AEAD_MAX_MEGAPIXELS to 3'):
+        read_image(tmp_path/'a.png')
+
+@pytest.mark.parametrize('n', [2, 3, 4])
+def test_pages_are_no_channels(tmp_path, n):
+    pages = [Image.fromarray(np.full((20,30), 50*i, np.uint8)) for i in range(n)]
+    pages[0].save(tmp_path/'a.tif', save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=f'a stack of {n} pages, not one image'): read_image(tmp_path/'a.tif')
