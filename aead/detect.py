@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Batch', 'get_device', 'Limits', 'build_graph', 'Detector', 'check_errors', 'place_rows', 'load_resolved',
-           'load_detector', 'validate', 'resolve', 'split_readable', 'fit_detector', 'train_detector']
+           'load_detector', 'validate', 'resolve', 'split_readable', 'fit_detector', 'foresee_fallback',
+           'train_detector']
 
 # %% ../nbs/52_detect.ipynb #1642f14d
-import json, time
+import json, time, warnings
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +24,14 @@ from .data.catalog import load_catalog
 from .data.preprocessing import read_image, restore_map
 from .data.defects import defect_makers
 from .data.dataset import check_images, ImageDataset, read_batches, train_pipeline, typical_shape
-from .data.splits import split_catalog
+from .data.splits import count_held, groups_needed, more_groups, split_catalog
 from .data.inputs import as_table
 from .models.base import check_settings, model_registry, save_tensors
 from .models.head import get_body
 from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
 from .scoring import distance_maps, ScoringGraph, search_scoring
-from .calibration import Calibration, get_answers
+from .calibration import Calibration, check_rate, describe_fallback, get_answers, round_rate
 
 # %% ../nbs/52_detect.ipynb #77e9a871
 def get_device(
@@ -48,13 +49,19 @@ def get_device(
 @dataclass(frozen=True)
 class Limits:
     "What calibration sets."
-    far:float # guaranteed false-alarm rate, between 0 and 1
+    far:float # false-alarm rate that was asked for, between 0 and 1
     inspect:float|None # largest share of good images that is flagged or inspected; None: no inspection
-    threshold:float|None # a score above it is a defect; None: there are too few calibration images for `far`
-    why:str # why there is no threshold; '' where there is one
+    threshold:float|None # a score above it is a defect; None in runs of early versions with too few calibration images
+    why:str # why there is no threshold, or why another rate than `far` is guaranteed; '' where neither
     heat_max:float # upper end of the heat maps' scale, in units of the good images' spread
+    guaranteed:float|None=None # false-alarm rate that the threshold guarantees, at least `far`; None: no threshold
 
     def __post_init__(self): check_inspect(self.far, self.inspect)
+
+    def rate_text(self)->str: # such as `rate 0.05`, or `rate 0.077 (0.05 was asked for)`
+        "The guaranteed rate in words, with the one asked for where it is another."
+        if self.guaranteed in (None, self.far): return f'rate {self.far:g}'
+        return f'rate {round_rate(self.guaranteed):g} ({self.far:g} was asked for)'
 
 # %% ../nbs/52_detect.ipynb #3089965d
 def build_graph(
@@ -92,8 +99,8 @@ class Detector:
         return self.graph.model.get_origins()
 
     @property
-    def why(self)->str: # '' where there is a threshold
-        "Why there is no threshold."
+    def why(self)->str: # '' where there is a threshold for the rate asked for
+        "Why there is no threshold, or why it guarantees another false-alarm rate than the one asked for."
         return self.limits.why if self.limits else 'the detector is not calibrated'
 
     @property
@@ -106,7 +113,7 @@ class Detector:
         cal = self.calibration
         if cal is None: set_on = 'not calibrated'
         elif self.threshold is None: set_on = f'no threshold: {self.why}'
-        else: set_on = f'threshold {self.threshold:.4g} from {cal.n_groups} groups for rate {self.limits.far:g}'
+        else: set_on = f'threshold {self.threshold:.4g} from {cal.n_groups} groups for {self.limits.rate_text()}'
         return f'Detector({self.cfg.model} at {h}×{w} px, trained on {self.n_train} images, {set_on})'
 
 # %% ../nbs/52_detect.ipynb #ad02b187
@@ -167,24 +174,32 @@ def _heat_max(peaks, far):
 def calibrate(self:Detector,
     data=None, # good images, new to the detector, as `as_table` takes them; None: those it has
     read=None, # reads a row's image; None: by the kind of `data`
-    far:float|None=None, # guaranteed false-alarm rate; None: as before, or as in the settings
+    far:float|None=None, # false-alarm rate to guarantee; None: as before, or as in the settings, as far as it can be
     inspect:float|None=None # largest share that is flagged or inspected; None: as before, or as in the settings
 )->Detector: # itself
     "Sets p-values, threshold and the scale of the heat maps from good images; no training."
     old = self.limits or self.cfg.detect
-    far,inspect = old.far if far is None else far, old.inspect if inspect is None else inspect
-    check_inspect(far, inspect)
-    calibration,heat_max = (self.calibration, self.heat_max) if data is None else self._measure(data, read, far)
-    if calibration is None: raise ValueError('this detector has no calibration images; give it new good images')
-    threshold,why = calibration.threshold(far)
-    self.calibration,self.limits = calibration,Limits(far, inspect, threshold, why, heat_max)
+    rate,inspect = old.far if far is None else far, old.inspect if inspect is None else inspect
+    check_inspect(rate, inspect)
+    if data is None and self.calibration is None:
+        raise ValueError('this detector has no calibration images; give it new good images')
+    if data is not None and read is None: data,read = as_table(data)
+    if far is not None: check_rate(far, self.calibration.n_groups if data is None else data.group.nunique())
+    calibration,heat_max = (self.calibration, self.heat_max) if data is None else self._measure(data, read, rate)
+    self.calibration,self.limits = calibration,_get_limits(calibration, rate, inspect, heat_max)
     return self
 
 # %% ../nbs/52_detect.ipynb #d4b30ff7
+def _get_limits(calibration, far, inspect, heat_max):
+    "Limits for the rate asked for, or for the lowest one that can be guaranteed."
+    guaranteed = calibration.guaranteed(far)
+    fell_back = guaranteed>far+1e-12
+    why = describe_fallback(far, calibration.n_groups) if fell_back else ''
+    return Limits(far, inspect, calibration.threshold(guaranteed)[0], why, heat_max, guaranteed if fell_back else far)
+
 @patch
-def _measure(self:Detector, data, read, far):
+def _measure(self:Detector, df, read, far):
     "Calibration and upper end of the heat maps' scale from good images."
-    df,read = (data,read) if read is not None else as_table(data)
     scores,peaks = zip(*[(b.score, b.amap.max((1,2))) for b in self.scan(df, read)])
     return Calibration(np.concatenate(scores), df.group), _heat_max(np.concatenate(peaks), far)
 
@@ -318,9 +333,11 @@ def load_resolved(
 # %% ../nbs/52_detect.ipynb #37c99871
 def _read_limits(cal, cfg):
     "Limits from the content of `calibration.json`; schema 1 keeps `inspect` in the settings."
-    thr = cal['threshold']
-    return Limits(float(cal['far']), cal.get('inspect', cfg.detect.inspect), None if thr is None else float(thr),
-                  str(cal['why']), float(cal['heat_max']))
+    far,thr = float(cal['far']),cal['threshold']
+    thr = None if thr is None else float(thr)
+    rate = cal.get('guaranteed', None if thr is None else far)          # early files have no such key
+    return Limits(far, cal.get('inspect', cfg.detect.inspect), thr, str(cal['why']), float(cal['heat_max']),
+                  None if rate is None else float(rate))
 
 # %% ../nbs/52_detect.ipynb #235a9e54
 def load_detector(
@@ -397,10 +414,11 @@ def split_readable(
     df:pd.DataFrame, # catalog
     split, # a name in `splits`, a function, or `auto`
     fold:int, # which fold is the test, 0 to 4
-    read=read_image # `(path, channels) -> h w c`
+    read=read_image, # `(path, channels) -> h w c`
+    far:float|None=None # false-alarm rate that `cal` is to guarantee; None: `cal` gets its usual share
 )->pd.DataFrame: # catalog with `split` set
     "Splits a catalog; where that fails, files that cannot be read are named first, since they may be the reason."
-    try: return split_catalog(df, split, fold)
+    try: return split_catalog(df, split, fold, far)
     except ValueError:
         check_images(df, None, read)
         raise
@@ -411,7 +429,7 @@ def _training_table(cfg, data):
     d = cfg.data
     if isinstance(data, (str,Path)): df,read = load_catalog(data, d.layout, d.category),read_image
     else: df,read = as_table(data)
-    if not {'train','val','cal'} <= set(df.split): df = split_readable(df, d.split, d.fold, read)
+    if not {'train','val','cal'} <= set(df.split): df = split_readable(df, d.split, d.fold, read, cfg.detect.far)
     return df, read
 
 # %% ../nbs/52_detect.ipynb #bd5f92c4
@@ -429,6 +447,21 @@ def fit_detector(
     validate(cfg)
     return train_detector(cfg, df, read, device, path, resume)
 
+# %% ../nbs/52_detect.ipynb #1fe26124
+def foresee_fallback(
+    df:pd.DataFrame, # catalog, split
+    cfg:Config # settings
+)->str: # one sentence and two remedies; '' where the rate can be guaranteed
+    "Says before training that the false-alarm rate of the settings cannot be guaranteed."
+    far,good = cfg.detect.far,df[df.label==0]
+    n,all_groups = (good.group[good.split.isin(o)].nunique() for o in (['cal'], ['train','val','cal']))
+    if not n or far >= 1/(n+1)-1e-12: return ''
+    more = f"give 'cal' good images of {groups_needed(far)-n} more parts"
+    if n==count_held(all_groups, far=far)[1]:                           # `cal` was taken out of the training part
+        lacking = more_groups(all_groups, far, cfg.data.split!='published')
+        more = f"give about {lacking} more good images, of other parts"
+    return describe_fallback(far, n, more)
+
 # %% ../nbs/52_detect.ipynb #868b3ed5
 def train_detector(
     cfg:Config, # resolved settings
@@ -443,6 +476,7 @@ def train_detector(
     from aead.learner import train_model
     device,start = get_device(device),time.time()
     val,cal = _good_rows(df, 'val'),_good_rows(df, 'cal')
+    if said := foresee_fallback(df, cfg): warnings.warn(said, stacklevel=2)
     model = train_model(cfg, df, path, resume, device, read, ready)
     det = Detector(cfg, build_graph(cfg, model.eval()), device, int((df.split=='train').sum()))
     if cfg.detect.search: det._find_scoring(val, read)
