@@ -299,16 +299,18 @@ def calibrate(
     data:str=None, # folder of good images that are new to the run; by default those its threshold was set on
     layout:str=None, # layout of --data; by default the run's
     category:str=None, # one category of --data
-    far:float=None, # guaranteed false-alarm rate; by default as the run has it
+    far:float=None, # false-alarm rate to guarantee; by default as the run has it, as far as it can be
     inspect:float=None, # largest share of the good images that is flagged or inspected, above --far
     device:str=None # cpu, cuda or cuda:N; by default a GPU if there is one
 )->float: # the threshold
     "Recalibrate a run from new good images, or for another false-alarm rate; no training."
+    from aead.calibration import round_rate
     from aead.runs.score import calibrate_run
     det = calibrate_run(run, data, layout, category, far, inspect, device)
-    n,rate = det.calibration.n_groups,det.limits.far
-    if det.threshold is None: print(f'no threshold: {det.why}')
-    else: print(f"threshold {det.threshold:.6g} from {n} groups, for a false-alarm rate of at most {rate:g}")
+    n,rate = det.calibration.n_groups,det.limits.guaranteed
+    if det.why: rate = round_rate(rate)
+    print(f"threshold {det.threshold:.6g} from {n} groups, for a false-alarm rate of at most {rate:g}")
+    if det.why: print(det.why)
     return det.threshold
 
 # %% ../nbs/98_cli.ipynb #4657357f

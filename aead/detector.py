@@ -68,7 +68,6 @@ def fit(self:AnomalyDetector,
 )->AnomalyDetector: # itself
     "Learns from good images: model, way of scoring, threshold."
     self._detector = fit_detector(self.asked, data, self.device, path, resume)
-    if self.detector.threshold is None: warnings.warn(f"no decisions: {self.detector.why}", stacklevel=2)
     return self
 
 # %% ../nbs/64_detector.ipynb #c67748ac
@@ -116,12 +115,13 @@ def evaluate(self:AnomalyDetector,
 @patch
 def calibrate(self:AnomalyDetector,
     data=None, # good images, new to the detector, as `as_table` takes them; None: those it has
-    far:float|None=None, # guaranteed false-alarm rate; None: as before
+    far:float|None=None, # false-alarm rate to guarantee; None: as before, as far as it can be
     inspect:float|None=None # largest share that is flagged or inspected; None: as before
 )->AnomalyDetector: # itself
     "Recalibrates: p-values and threshold from new good images, or for another false-alarm rate; no training."
     df,read = (None,None) if data is None else as_table(data)
     self.detector.calibrate(df, read, far, inspect)
+    if self.detector.why: warnings.warn(self.detector.why, stacklevel=2)
     return self
 
 # %% ../nbs/64_detector.ipynb #20e70ad9

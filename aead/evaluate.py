@@ -12,6 +12,7 @@ import numpy as np, pandas as pd
 
 from .files import SCHEMA
 from .data.preprocessing import read_image, read_mask, restore_map
+from .calibration import get_guaranteed, round_rate
 from .detect import Detector
 from .metrics import (
     calculate_precision_recall_f1, calculate_structural_similarity, image_metrics, METRICS, per_defect, PixelMetrics)
@@ -123,6 +124,11 @@ def _why_missing(t, image, pixel, at, ci):
     no = why_no_interval(t) or ('' if known else 'every draw of groups gives the same values')
     return {**why, **({'intervals': no} if no else {})}
 
+def _why_guarantee(det):
+    "Why no rate is guaranteed, or another than the one asked for."
+    key = 'guarantee' if det.threshold is not None else 'guaranteed_false_alarm_rate'
+    return {key: det.why} if det.why else {}
+
 # %% ../nbs/63_evaluate.ipynb #278d3407
 def get_metrics(
     ev:Evaluation, # as `evaluate_catalog` gives it; its table may hold training images as well, which are counted
@@ -136,10 +142,11 @@ def get_metrics(
     image,pixel = image_metrics(s, y),ev.pixels.compute()
     at,why = _threshold_metrics(t, det)
     ci = {**_intervals(t, det), **ev.histograms.interval(t[have_pixels(t)], pixel)}
-    why = _why_missing(t, image, pixel, why, ci)
+    why = {**_why_missing(t, image, pixel, why, ci), **_why_guarantee(det)}
     good = t.ssim[t.label==0]
     return {'schema': SCHEMA, **image, **pixel, **at, 'ssim': float(good.mean()) if len(good) else None,
-            'target_false_alarm_rate': det.limits.far, 'threshold': det.threshold, 'heat_max': det.heat_max,
+            'target_false_alarm_rate': det.limits.far, 'guaranteed_false_alarm_rate': det.limits.guaranteed,
+            'threshold': det.threshold, 'heat_max': det.heat_max,
             'size': list(det.cfg.data.hw), 'pixels': det.cfg.detect.pixels, 'model': det.cfg.model,
             'why': why, 'ci95': ci,
             'per_defect': per_defect(s, y, t.defect.to_numpy()) if y.any() else {},
@@ -148,13 +155,23 @@ def get_metrics(
 # %% ../nbs/63_evaluate.ipynb #27f34b5e
 _width = 34 # columns for the name of a metric
 
-def _line(metrics, key):
+def _guarantee(metrics):
+    "The guaranteed rate, and the one asked for where it is another."
+    rate,asked = get_guaranteed(metrics)
+    if asked is None: return f'   (guaranteed: at most {rate:g})'
+    return f'   (guaranteed: at most {round_rate(rate):g}; {asked:g} was asked for)'
+
+def _reason(metrics, key, above):
+    "Why a metric is missing; a reason that a metric `above` has is not said again."
+    why = metrics['why'].get(key, '')
+    return 'as above' if why and why in [metrics['why'].get(k) for k in above] else why
+
+def _line(metrics, key, above):
     "A metric with its interval, or why it is missing."
     name,v,ci = METRICS[key].label,metrics.get(key),metrics.get('ci95', {}).get(key)
-    if v is None: return f"{name:<{_width}}     –   {metrics['why'].get(key, '')}"
+    if v is None: return f"{name:<{_width}}     –   {_reason(metrics, key, above)}"
     interval = f"   95 % interval {ci[0]:.3f} to {ci[1]:.3f}" if ci else ''
-    asked = f"   (guaranteed: at most {metrics['target_false_alarm_rate']:g})" if key=='false_alarm_rate' else ''
-    return f"{name:<{_width}} {v:.3f}{interval}{asked}"
+    return f"{name:<{_width}} {v:.3f}{interval}{_guarantee(metrics) if key=='false_alarm_rate' else ''}"
 
 # %% ../nbs/63_evaluate.ipynb #10dee6dc
 def _head(metrics, leaks):
@@ -173,7 +190,8 @@ def format_metrics(
 )->str: # some twenty lines
     "The metrics as a table for a terminal."
     audit,why,groups = metrics.get('audit') or {},metrics['why'],metrics['n']['cal_groups']
-    lines = [_head(metrics, audit.get('leaks')), *[_line(metrics, k) for k in _shown if k in metrics]]
+    shown = [k for k in _shown if k in metrics]
+    lines = [_head(metrics, audit.get('leaks')), *[_line(metrics, k, shown[:i]) for i,k in enumerate(shown)]]
     least = f'from {groups} groups of good images: none is below {1/(groups+1):.3f}'
     lines += [f"{'p-values':<{_width}}         {least}"]
     if 'intervals' in why: lines += [f"{'intervals':<{_width}}     –   {why['intervals']}"]

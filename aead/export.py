@@ -168,6 +168,7 @@ def _metadata(det, cert, answers):
     "What a file says about itself."
     score,amap = (o.tolist() for o in answers)
     return dict(schema=SCHEMA, config=config_to_dict(det.cfg), threshold=det.threshold, why=det.why,
+                guaranteed=det.limits.guaranteed,
                 heat_max=det.heat_max, certificate=cert, check=dict(score=score, map=amap))
 
 # %% ../nbs/97_export.ipynb #f4a76bee

@@ -47,8 +47,11 @@ METRICS = {key: Metric(key, *o) for key,o in {
         'F1 of the pixels at the threshold that suits the test images best, which is optimistic.'),
     'aupro_30': ('AUPRO (FPR ≤ 30 %)', '',
         'Area under the per-region overlap curve. Small defects count as much as large ones; 1 is perfect.'),
-    'target_false_alarm_rate': ('guaranteed false-alarm rate', '%',
-        'Largest share of good images that the threshold may flag, as asked for.'),
+    'target_false_alarm_rate': ('false-alarm rate asked for', '%',
+        'Largest share of good images that the threshold shall flag, as the settings say.'),
+    'guaranteed_false_alarm_rate': ('guaranteed false-alarm rate', '%',
+        'Largest share of good images that the threshold may flag: the rate asked for, or the lowest one that the '
+        'calibration images can guarantee.'),
     'false_alarm_rate': ('false-alarm rate', '%', 'Share of the good test images that are flagged.'),
     'detection_rate': ('detection rate', '%', 'Share of the defective test images that are flagged (recall).'),
     'precision': ('precision', '', 'Share of the flagged test images that are defective.'),

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import aead.cli as cli
+from aead.calibration import round_rate
 from aead.files import load_yaml
 from aead.models.encoders import fold_batch_norms, get_encoder
 from aead.models.zoo import model_registry
@@ -383,14 +384,22 @@ def test_without_masks(layout_folder, tiny, tmp_path, cmd):
     m,_ = check_run(tmp_path/'run')
     assert m['image_auroc']==1 and m['pixel_auroc'] is None and m['aupro_30'] is None and m['n']['test_masks']==0
 
-def test_too_few_parts_to_promise(part, tiny, tmp_path, cmd):
-    "A false-alarm rate that cannot be kept gives no threshold, and says why."
+def test_too_few_parts_for_the_rate(part, tiny, tmp_path, cmd):
+    "The lowest rate that can be guaranteed takes the place of one that cannot; each command says so once."
     res = cmd('train', '--data', part, '--config', tiny, '--far', '0.01', '--out', tmp_path/'run')
-    assert res.status==0
+    assert res.status==0 and (res.out+res.err).count('cannot be guaranteed')==1
+    lines = res.err.splitlines()
+    said,trained = (next(i for i,o in enumerate(lines) if text in o) for text in ('cannot be guaranteed', 'images to train'))
+    assert said<trained and lines[said].startswith('warning: ')
     m,t = check_run(tmp_path/'run')
-    assert m['threshold'] is None and m['false_alarm_rate'] is None and 'groups' in m['why']['detection_rate'] and m['image_auroc']==1
+    n = m['n']['cal_groups']
+    assert m['threshold'] is not None and m['image_auroc']==1 and m['detection_rate']==1
+    assert (m['target_false_alarm_rate'], m['guaranteed_false_alarm_rate'])==(.01, 1/(n+1)) and f'{n} groups' in m['why']['guarantee']
+    assert f'guaranteed: at most {round_rate(1/(n+1)):g}; 0.01 was asked for' in res.out
     res = cmd('score', '--run', tmp_path/'run', '--input', part/'dent', '--out', tmp_path/'s.csv')
-    assert res.status==0 and pd.read_csv(tmp_path/'s.csv').decision.isna().all()
+    assert res.status==0 and (pd.read_csv(tmp_path/'s.csv').decision==1).all() and (res.out+res.err).count('cannot be guaranteed')==1
+    res = cmd('calibrate', '--run', tmp_path/'run')
+    assert res.status==0 and f'at most {round_rate(1/(n+1)):g}' in res.out and (res.out+res.err).count('cannot be guaranteed')==1
 
 def one_group(tmp_path, groups, bad=0):
     d = make_layout(tmp_path/'data', 'csv', bad=bad)
@@ -401,15 +410,24 @@ def one_group(tmp_path, groups, bad=0):
 
 def test_too_few_groups_to_hold_out(tiny, tmp_path, cmd):
     d = one_group(tmp_path, ['only'], bad=3)
-    refused(cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--out', tmp_path/'run'), 'groups')
+    refused(cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--out', tmp_path/'run'),
+            '30 good images, of 1 groups', 'at least 4 groups', 'add good images of 3 other parts')
     assert not (tmp_path/'run').exists()
 
-@pytest.mark.parametrize('bad', [0, 3])
-def test_no_good_test_images(bad, tiny, tmp_path, cmd):
-    "Parts whose fold is never the one tested: figures are null, or it is said before anything is trained."
+def test_a_fold_without_a_part_gets_one(tiny, tmp_path, cmd):
     from aead.data.splits import group_fold
-    d = one_group(tmp_path, [g for g in map(str, range(40)) if group_fold(g)!=0][:8], bad=bad)
+    d = one_group(tmp_path, [g for g in map(str, range(40)) if group_fold(g)!=0][:8])
     res = cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--far', '0.4', '--out', tmp_path/'run')
+    assert res.status==0 and check_run(tmp_path/'run')[1]['scores'].query('split=="test"').group.nunique()==1
+
+@pytest.mark.parametrize('bad', [0, 3])
+def test_no_good_test_images(bad, tmp_path, cmd):
+    "A fold that four parts leave empty: figures are null, or it is said before anything is trained."
+    d = one_group(tmp_path, list('abcd'), bad=bad)
+    tiny = tmp_path/'tiny.yaml'
+    settings = yaml.safe_load(TINY_YAML)
+    tiny.write_text(yaml.safe_dump({**settings, 'data': {**settings['data'], 'fold': 4}}))
+    res = cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--far', '0.5', '--out', tmp_path/'run')
     if bad:
         assert res.status==0, res.err
         m,_ = check_run(tmp_path/'run')
@@ -498,9 +516,9 @@ def test_calibrate(run, part, tmp_path, cmd):
     refused(cmd('calibrate', '--run', run, '--far', 1.5), 'detect.far', name='calibrate')
     refused(cmd('calibrate', '--run', run, '--inspect', .1), 'detect.inspect', name='calibrate')
     refused(cmd('calibrate', '--run', tmp_path/'no'), 'no run folder', name='calibrate')
+    refused(cmd('calibrate', '--run', run, '--far', .01, '--inspect', .5), 'a false-alarm rate of 0.01 cannot be guaranteed from 12 groups',
+            'ask for at least 0.077 (--far), or calibrate on at least 99 groups', name='calibrate')
     assert tree(run)==kept
-    res = cmd('calibrate', '--run', run, '--far', .01, '--inspect', .5)
-    assert res.status==0 and 'no threshold: a false-alarm rate of 0.01 cannot be guaranteed from 12 groups' in res.out
 
 def test_calibrate_when_the_images_are_gone(run, part, tmp_path, cmd, monkeypatch):
     import aead.runs.score

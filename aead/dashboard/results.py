@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from ..data.preprocessing import read_mask, resize_region
 from ..metrics import METRICS
-from ..calibration import cost_thresholds
+from ..calibration import cost_thresholds, get_guaranteed, round_rate
 from ..stats import describe_scores
 from ..viz.curves import colors, make_figure
 from ..report.html import tag
@@ -25,6 +25,13 @@ from .run_view import RunView, spread_out
 overview_metrics = ('image_auroc', 'image_ap', 'image_f1_max', 'pixel_auroc', 'pixel_ap', 'aupro_30',
                     'false_alarm_rate', 'detection_rate')
 
+def _asked(metrics):
+    "The false-alarm rate asked for, or the guaranteed one where it is another."
+    rate,asked = get_guaranteed(metrics)
+    if rate is None: return ''
+    if asked is None: return f'asked for: at most {rate:g}'
+    return f'guaranteed: at most {round_rate(rate):g}; {asked:g} was asked for'
+
 def metric_row(
     metrics:dict, # as in `metrics.json`
     key:str # name of a metric
@@ -34,9 +41,7 @@ def metric_row(
     if value is None: return METRICS[key].label,None,why.get(key, ''),''
     ends = metrics.get('ci95', {}).get(key)
     interval = f'{ends[0]:.3f} to {ends[1]:.3f}' if ends else why.get('intervals', '')
-    target = metrics.get('target_false_alarm_rate') if key=='false_alarm_rate' else None
-    asked = '' if target is None else f'asked for: at most {target:g}'
-    return METRICS[key].label,tag('b', f'{value:.3f}'),interval,asked
+    return METRICS[key].label,tag('b', f'{value:.3f}'),interval,_asked(metrics) if key=='false_alarm_rate' else ''
 
 # %% ../../nbs/92_dashboard.results.ipynb #0fda300a
 class OverviewPanel(Panel):

@@ -130,6 +130,7 @@ def _missing_columns(self:RunView):
     if 'group' in self.lacks: yield 'no column group: every image counts as a part of its own'
     if 'defect' in self.lacks: yield 'no column defect: all defects are one class'
     if self.threshold is None: yield f'no threshold: {why}'
+    if guarantee := self.metrics.get('why', {}).get('guarantee'): yield guarantee
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #3c220b21
 Seen = namedtuple('Seen', 'x xr maps')

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, yaml
 
 from ..files import atomic_write
-from ..calibration import get_decisions, get_tested, outcome
+from ..calibration import get_decisions, get_guaranteed, get_tested, outcome, round_rate
 from ..metrics import METRICS
 from ..stats import why_no_interval
 from ..viz.images import describe_example, heat_limit, mask_contour, overlay, to_rgb
@@ -57,11 +57,18 @@ def _no_decision(m):
     return f'{said}; by score alone, a defective image ranks above a good one in {100*auroc:.0f} of 100 pairs.'
 
 # %% ../../nbs/82_report.run.ipynb #4b132919
+def _guaranteed(m):
+    "The guaranteed rate in percent, or None; and the one asked for where it is another."
+    far,asked = map(_num, get_guaranteed(m))
+    far = far if asked is None else round_rate(far)
+    return [None if o is None else _show('false_alarm_rate', o) for o in (far, asked)]
+
 def _at(m):
     "The threshold in words."
-    key = 'target_false_alarm_rate'
-    far = _num(m.get(key))
-    return 'At the threshold in use' if far is None else f'At a {METRICS[key].label} of {_show(key, far)}'
+    far,asked = _guaranteed(m)
+    if far is None: return 'At the threshold in use'
+    text = f'At a {METRICS["guaranteed_false_alarm_rate"].label} of {far}'
+    return text if asked is None else f'{text} ({asked} was asked for)'
 
 # %% ../../nbs/82_report.run.ipynb #cf243ff2
 def get_verdict(
@@ -80,7 +87,7 @@ def get_verdict(
 # %% ../../nbs/82_report.run.ipynb #d65abc79
 def _more_alarms(m):
     "A warning where the false-alarm rate lies above the guaranteed one by more than chance, or None."
-    far,goal = _num(m.get('false_alarm_rate')),_num(m.get('target_false_alarm_rate'))
+    far,goal = _num(m.get('false_alarm_rate')),_num(get_guaranteed(m)[0])
     low = _num((_dict(m, 'ci95').get('false_alarm_rate') or [None])[0])
     if None in (far,goal,low) or low<=goal: return None
     far,goal = (_show('false_alarm_rate', o) for o in (far,goal))
@@ -88,6 +95,13 @@ def _more_alarms(m):
             'chance explains. The test images differ from those that the threshold was set on.')
 
 # %% ../../nbs/82_report.run.ipynb #456565a5
+def _higher_rate(m):
+    "A warning where the rate asked for cannot be guaranteed, or None."
+    far,asked = _guaranteed(m)
+    if asked is None: return None
+    why = _dict(m, 'why').get('guarantee') or f'the threshold is set for a false-alarm rate of {far}'
+    return f'The threshold guarantees a false-alarm rate of {far}, not the {asked} that was asked for: {why}.'
+
 def get_warnings(
     metrics:dict, # as in `metrics.json`
     notes=() # more warnings, which come first
@@ -96,6 +110,7 @@ def get_warnings(
     out,skipped = [str(o) for o in notes],_dict(metrics, 'n').get('skipped')
     if _num(metrics.get('threshold')) is None:
         out.append(f'There is no threshold{_because(metrics, "threshold")}: no image was flagged or passed.')
+    if less := _higher_rate(metrics): out.append(less)
     if more := _more_alarms(metrics): out.append(more)
     if skipped: out.append(f'{skipped} images could not be read and were left out.')
     return out
@@ -195,7 +210,8 @@ def _gallery(kind, cards, decided):
     return section_tag(title, how, tag('div', *cards, class_='cards'))
 
 # %% ../../nbs/82_report.run.ipynb #c0dc4f4b
-_reported = ('target_false_alarm_rate','false_alarm_rate','detection_rate', 'image_auroc','image_ap','image_f1_max',
+_reported = ('target_false_alarm_rate','guaranteed_false_alarm_rate','false_alarm_rate','detection_rate',
+             'image_auroc','image_ap','image_f1_max',
              'pixel_auroc','pixel_ap','pixel_f1_max','aupro_30')     # in the order of the page
 
 def metric_title(

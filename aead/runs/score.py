@@ -19,6 +19,7 @@ from ..data.listing import list_images
 from ..data.preprocessing import read_image, resize_image, restore_map
 from ..data.dataset import check_images
 from ..data.audit import audit_catalog, describe_audit, nearest_neighbour_auroc
+from ..data.splits import groups_needed
 from ..calibration import benjamini_hochberg, get_answers
 from ..detect import Detector, load_detector
 from ..evaluate import evaluate_catalog, get_metrics, have_pixels
@@ -206,7 +207,7 @@ def _flag_batch(t, ok, fdr, calibration):
     n = calibration.n_groups
     if 0 < fdr < 1/(n+1):
         raise ValueError(f"with {n} groups no p-value is below {1/(n+1):.3g}, so nothing can be flagged at a "
-                         f"false-discovery rate of {fdr:g}; calibrate on at least {int(np.ceil(1/fdr-1-1e-9))} groups")
+                         f"false-discovery rate of {fdr:g}; calibrate on at least {groups_needed(fdr)} groups")
     flagged = np.zeros(len(t), int)
     flagged[ok] = benjamini_hochberg(t.p_value[ok], fdr)
     return t.assign(decision=pd.array(flagged, dtype='Int64'), answer=get_answers(flagged))
@@ -217,7 +218,7 @@ def _warn_scores(det, errors, n, fdr):
     if len(errors)==n: raise ValueError(f"none of the {n} images can be read; the first: {errors[0]}")
     first = next(iter(errors.values()), '')
     if errors: warnings.warn(f"{len(errors)} of {n} images cannot be read; the first: {first}", stacklevel=4)
-    if fdr is None and det.threshold is None: warnings.warn(f"no decisions: {det.why}", stacklevel=4)
+    if fdr is None and det.why: warnings.warn('no decisions: '*(det.threshold is None) + det.why, stacklevel=4)
 
 # %% ../../nbs/85_runs.score.ipynb #7390bd96
 def _write_scores(det, df, score, errors, out, fdr):
@@ -283,7 +284,7 @@ def calibrate_run(
     data=None, # good images; None: those the threshold was set on
     layout:str|None=None, # how `data` is arranged; None: as the run's
     category:str|None=None, # one category of `data`
-    far:float|None=None, # guaranteed false-alarm rate; None: as the run has it
+    far:float|None=None, # false-alarm rate to guarantee; None: as the run has it, as far as it can be
     inspect:float|None=None, # largest share of the good images that is flagged or inspected; None: as the run has it
     device=None # where to compute; None: a GPU if there is one
 )->Detector: # with the new threshold

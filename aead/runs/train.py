@@ -65,7 +65,7 @@ def _load_split(cfg, out):
     "Readable images with their split, resolved settings, and the number of unreadable images."
     df = load_data(cfg, out)
     split = resolve_split(df, cfg.data.split)
-    df,channels,bad = check_images(split_readable(df, split, cfg.data.fold), cfg.data.channels)
+    df,channels,bad = check_images(split_readable(df, split, cfg.data.fold, far=cfg.detect.far), cfg.data.channels)
     _check_whole(df)
     settled = resolve(cfg, df, channels)
     return df, replace(settled, data=replace(settled.data, split=split)), len(bad)
