@@ -1,0 +1,75 @@
+"Full disk: at each write of each command in turn the disk becomes full."
+import shutil
+
+import pytest
+
+from ..helpers import picture, save
+from .campaign import content, half_written, pick, runs_apart, tally
+from .child import complaint, run
+
+NOT_NAMED = 'not named'
+
+def writes(events, most):
+    "Numbers of the events at which a file is begun: each name once, of numbered files the first two and the last; `most` of them, spread."
+    first = {}
+    for i,(event,name) in enumerate(events):
+        if event=='open': first.setdefault(name, i)
+    numbered = [o for o in first if o[:6].isdigit()]
+    for o in numbered[2:-1]: del first[o]
+    some = list(first.items())
+    return some if len(some)<=most else [some[round(k*(len(some)-1)/(most-1))] for k in range(most)]
+
+def fails_well(done, name, file, t):
+    "One line that names the file, and status 2."
+    t.add()
+    wrong = complaint(done, name)
+    t.check(not wrong, f'{name} at {file}: {wrong}')
+    t.check(wrong or file in done.text.splitlines()[-1], f'{name} at {file}: {NOT_NAMED}: {done.text.splitlines()[-1:]}')
+
+def test_train(finished, tmp_path):
+    args,ref,done = finished('cnn_ae')
+    with tally('full disk', 'train', [NOT_NAMED]) as t:
+        for k,(name,at) in enumerate(writes(done.events, pick(3, 99))):
+            out = tmp_path/f'run{k}'
+            full = run(*args, '--out', out, folders=[out], full_at=at, full_size=k%2*100)
+            fails_well(full, 'train', name, t)
+            t.check(not half_written(out), f'train at {name}: {half_written(out)}')
+            resume = ['--resume'] if (out/'config.yaml').is_file() else []
+            again = run(*args, *resume, '--out', out)
+            t.check(again.status==0 and max(runs_apart(ref, out).values())<=1e-6, f'train at {name}: resumed to another run: {again.text[-200:]}')
+
+COMMANDS = { # arguments by name of the case; R is the run, N a folder of new images, O a folder for results
+    'score': 'score --run R --input N --out O/s.csv --maps O/maps',
+    'evaluate': 'evaluate --run R',
+    'evaluate elsewhere': 'evaluate --run R --data P --layout folder --out O/eval',
+    'calibrate': 'calibrate --run R --far 0.3',
+    'export': 'export --run R --out O/m.onnx --n 2',
+    'compare': 'compare --runs R,S --by run --out O/c.html',
+    'compare, table': 'compare --runs R,S --by run --out O/c.csv',
+    'crossval': 'crossval --data P --recipes fast --size 32 --folds 0 --table O/t.csv --out O/runs',
+}
+
+@pytest.mark.parametrize('case', pick(['score'], [*COMMANDS]))
+def test_commands(case, finished, parts, tmp_path):
+    _,ref,_ = finished('cnn_ae')
+    _,other,_ = finished('resnet_ae') if 'compare' in case else finished('cnn_ae')
+    for i in range(3): save(tmp_path/'new'/f'{i:02d}.png', picture(i))
+    def command(at, **fault):
+        at.mkdir(exist_ok=True)
+        if not (at/'run').exists(): shutil.copytree(ref, at/'run')
+        places = {'R': at/'run', 'S': other, 'N': tmp_path/'new', 'P': parts, 'O': at/'out'}
+        words = [str(places.get(o, o)) for o in COMMANDS[case].replace('R,S', f'{at}/run,{other}').split()]
+        words = [str(at/'out'/o[2:]) if o.startswith('O/') else o for o in words]
+        return run(*words, folders=[at], **fault)
+    whole = command(tmp_path/'ref')
+    assert whole.status==0, whole.text
+    want = content(tmp_path/'ref')
+    with tally('full disk', case, [NOT_NAMED]) as t:
+        for k,(name,n) in enumerate(writes(whole.events, pick(3, 99))):
+            at = tmp_path/f'at{k}'
+            full = command(at, full_at=n, full_size=k%2*100)
+            fails_well(full, case.split()[0].strip(','), name, t)
+            t.check(not half_written(at), f'{case} at {name}: {half_written(at)}')
+            again = command(at)
+            t.check(again.status==0 and content(at).keys()==want.keys(), f'{case} at {name}: not as without a fault: {again.text[-200:]}')
+            shutil.rmtree(at)
