@@ -6,12 +6,13 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Hundreds of processes import the package: bytecode is kept, whatever the surroundings say.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help venv demo test test-quick lint test-browser lab docs hooks readme test-wheel clean
+.PHONY: help venv demo test test-quick campaign lint test-browser lab docs hooks readme test-wheel clean
 
 help:
 	@echo "make demo        train and evaluate on the embedded data set; writes runs/demo/report.html"
 	@echo "make test        everything that is checked: notebooks, package, tests"
 	@echo "make test-quick  in under two minutes: what the last change touched"
+	@echo "make campaign    kills, full disks, broken files, thousands of images: the long form, half an hour"
 	@echo "make test-browser  the dashboard and the report in a real browser (installs what it needs)"
 	@echo "make venv        only make .venv with all that is needed"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -47,6 +48,10 @@ test: lint
 test-quick: lint
 	$(BIN)/python scripts/quick.py
 
+# The long form of tests/campaigns; writes the table of nbs/benchmarks/50_reliability.ipynb.
+campaign: venv
+	AEAD_CAMPAIGN=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15 tests/campaigns
+
 # Runs export, clean and ruff before each commit; and merges notebooks cell by cell.
 hooks: venv
 	$(BIN)/nbdev_install_hooks
@@ -71,7 +76,7 @@ test-wheel: venv
 	rm -rf dist build $(WHEEL)
 	$(BIN)/python -m build --wheel --quiet
 	$(PYTHON) -m venv $(WHEEL)
-	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[dashboard,export]" pytest pytest-xdist
+	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[dashboard,export]" pytest pytest-xdist hypothesis
 	scripts/test_wheel.sh $(WHEEL)
 
 clean:

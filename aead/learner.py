@@ -468,7 +468,9 @@ def _fit(cfg, dls, model, path, resume):
     epochs,_ = get_passes(t)
     start = learn.resume() if resume else 0
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
-    else: learn.ema.after_fit()                                    # nothing is left to train: the best weights
+    else:                                                          # nothing is left: the model as a training leaves it
+        if t.fast: model.to(memory_format=torch.channels_last)
+        learn.ema.after_fit()
 
 # %% ../nbs/40_learner.ipynb #e2a9b06b
 def _trim_features(model, dls, share):

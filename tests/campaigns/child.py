@@ -1,10 +1,10 @@
 "Commands in forked children that are killed, starved or locked out on purpose."
-import io, multiprocessing, os, re, resource, signal, sys, threading, time
+import ctypes, importlib, io, multiprocessing, os, re, resource, signal, sys, threading, time
 from collections import namedtuple
 from functools import lru_cache
 
 Done = namedtuple('Done', 'status text seconds events')
-Done.__doc__ = "Exit status (-9: killed), what was printed, seconds, and the writing events in watched folders, `(event, file)` (None: killed)."
+Done.__doc__ = "Exit status (-9: killed), what was printed, seconds of computing, and the writing events in watched folders, `(event, file)` (None: killed)."
 
 _preload = ['aead.all', 'aead.cli', 'aead.runs.train', 'aead.runs.crossval', 'aead.export', 'tests.campaigns.child', 'timm', 'torch._dynamo',
             'plotly.graph_objects', 'plotly.io', 'matplotlib.backends.backend_agg', 'PIL.JpegImagePlugin', 'einops._torch_specific']
@@ -43,14 +43,23 @@ def address_space():
 
 def _limit_memory(more): resource.setrlimit(resource.RLIMIT_AS, (address_space()+int(more*2**20), resource.RLIM_INFINITY))
 
+def _become_ordinary():
+    "Gives up all rights of root; who owns a file must keep to its permissions from then on."
+    class Header(ctypes.Structure): _fields_ = [('version', ctypes.c_uint32), ('pid', ctypes.c_int)]
+    class Data(ctypes.Structure): _fields_ = [(o, ctypes.c_uint32) for o in ('effective','permitted','inheritable')]
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(ctypes.byref(Header(0x20080522, 0)), (Data*2)()): raise OSError(ctypes.get_errno(), 'capset')
+
 def _call(task, args):
-    "Status of a command, or of a function by name in this module."
-    if task!='aead': return globals()[task](*args) or 0
+    "Status of a command, or of a function `module:name` of the campaigns."
+    if task!='aead':
+        module,name = task.split(':')
+        return getattr(importlib.import_module(f'tests.campaigns.{module}'), name)(*args) or 0
     from aead.cli import main
     try: return main(list(args)) or 0
     except SystemExit as e: return e.code or 0
 
-def _serve(task, args, output, report, folders, kill_at, full_at, full_size, memory, uid):
+def _serve(task, args, output, report, folders, kill_at, full_at, full_size, memory, ordinary):
     "What the child does: faults are laid out, then the command runs."
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
@@ -59,7 +68,7 @@ def _serve(task, args, output, report, folders, kill_at, full_at, full_size, mem
     at = {}
     if kill_at is not None: at[kill_at] = _die
     if full_at is not None: at[full_at] = lambda: _fill_disk(full_size)
-    if uid: os.setgroups([]); os.setgid(uid); os.setuid(uid)  # noqa: E702
+    if ordinary: _become_ordinary()
     seen = _list_writes(folders, at)
     if memory is not None: _limit_memory(memory)
     try: status = _call(task, args)
@@ -67,7 +76,7 @@ def _serve(task, args, output, report, folders, kill_at, full_at, full_size, mem
         import traceback
         traceback.print_exc()
         status = 1
-    report.send(seen)
+    report.send((time.thread_time(), seen))
     os._exit(status)
 
 @lru_cache
@@ -87,16 +96,24 @@ def _receive(connection, into):
     try: into.append(connection.recv())
     except EOFError: pass
 
-def run(*args, task='aead', folders=(), kill_after=None, kill_at=None, full_at=None, full_size=0, memory=None, uid=0, timeout=300):
+def _kill_after(p, seconds):
+    "Kills a child when its main thread has computed for so many seconds, however busy the machine is."
+    while p.is_alive():
+        try:
+            with open(f'/proc/{p.pid}/schedstat') as f: spent = int(f.read().split()[0])/1e9
+        except (OSError, IndexError): return
+        if spent >= seconds: return p.kill()
+        time.sleep(.004)
+
+def run(*args, task='aead', folders=(), kill_after=None, kill_at=None, full_at=None, full_size=0, memory=None, ordinary=False, timeout=900):
     """Runs `aead` with `args` in a child.
 
     `folders` are watched: at writing event `kill_at` in them the child is killed, at `full_at` the disk becomes full (files end at `full_size` bytes).
-    `kill_after` kills it after so many seconds; `memory` is what it may take beyond what it has, MiB; `uid` is the user it becomes."""
+    `kill_after` kills it after so many seconds of computing; `memory` is what it may take beyond what it has, MiB; `ordinary`: it has no rights of root."""
     ctx = forker()
     (out_r,out_w),(rep_r,rep_w) = ctx.Pipe(False),ctx.Pipe(False)
-    faults = (kill_at, full_at, full_size, memory, uid)
+    faults = (kill_at, full_at, full_size, memory, ordinary)
     p = ctx.Process(target=_serve, args=(task, tuple(map(str, args)), out_w, rep_w, tuple(map(str, folders)), *faults), daemon=True)
-    start = time.time()
     p.start()
     out_w.close(), rep_w.close()
     said = []
@@ -105,15 +122,15 @@ def run(*args, task='aead', folders=(), kill_after=None, kill_at=None, full_at=N
     box = []
     reporter = threading.Thread(target=_receive, args=(rep_r, box))
     reporter.start()
-    p.join(timeout if kill_after is None else kill_after)
+    if kill_after is not None: _kill_after(p, kill_after)
+    p.join(timeout)
     stuck = p.is_alive()
     if stuck: p.kill()
     p.join()
-    seconds = time.time()-start
     reader.join()
     reporter.join()
-    assert not (stuck and kill_after is None), f"no end after {timeout} s: {args}"
-    return Done(p.exitcode, b''.join(said).decode(errors='replace'), seconds, box[0] if box else None)
+    assert not stuck, f"no end after {timeout} s: {args}"
+    return Done(p.exitcode, b''.join(said).decode(errors='replace'), *(box[0] if box else (None, None)))
 
 def complaint(done, name):
     "What is wrong with how a command refused: status 2 and one line of its own, no traceback; '' if nothing is."

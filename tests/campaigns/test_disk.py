@@ -36,7 +36,8 @@ def test_train(finished, tmp_path):
             t.check(not half_written(out), f'train at {name}: {half_written(out)}')
             resume = ['--resume'] if (out/'config.yaml').is_file() else []
             again = run(*args, *resume, '--out', out)
-            t.check(again.status==0 and max(runs_apart(ref, out).values())<=1e-6, f'train at {name}: resumed to another run: {again.text[-200:]}')
+            apart = runs_apart(ref, out) if again.status==0 else again.text[-300:]
+            t.check(again.status==0 and max(apart.values())<=1e-6, f'train at {name}: resumed to another run: {apart}')
 
 COMMANDS = { # arguments by name of the case; R is the run, N a folder of new images, O a folder for results
     'score': 'score --run R --input N --out O/s.csv --maps O/maps',
