@@ -20,7 +20,7 @@ def _target(file):
     return re.sub(r'^\.(.+)-[a-z0-9_]{8}(\.\w+)?$', r'\1\2', os.path.basename(file))
 
 def _list_writes(folders, at):
-    "Lists writing events in `folders`, and calls `at[n]` before event number `n`."
+    "Lists writing events in `folders`, and calls `at[n]` before event number `n`, or before the first event `n` of its kind."
     seen,folders,inside = [],tuple(map(str, folders)),threading.local()
     def hook(event, args):
         if event not in ('open','os.rename','os.remove','os.mkdir') or getattr(inside, 'on', False): return
@@ -28,8 +28,10 @@ def _list_writes(folders, at):
         if not writes or isinstance(file, int) or not os.fspath(file).startswith(folders): return
         inside.on = True
         try:
-            if len(seen) in at: at[len(seen)]()
-            seen.append((event, _target(os.fspath(file))))
+            this = event,_target(os.fspath(file))
+            for k in (len(seen), this):
+                if k in at: at.pop(k)()
+            seen.append(this)
         finally: inside.on = False
     sys.addaudithook(hook)
     return seen
@@ -108,7 +110,8 @@ def _kill_after(p, seconds):
 def run(*args, task='aead', folders=(), kill_after=None, kill_at=None, full_at=None, full_size=0, memory=None, ordinary=False, timeout=900):
     """Runs `aead` with `args` in a child.
 
-    `folders` are watched: at writing event `kill_at` in them the child is killed, at `full_at` the disk becomes full (files end at `full_size` bytes).
+    `folders` are watched: at writing event `kill_at` in them, a number or `(event, file)`, the child is killed; at `full_at` the disk becomes full (files end at
+    `full_size` bytes).
     `kill_after` kills it after so many seconds of computing; `memory` is what it may take beyond what it has, MiB; `ordinary`: it has no rights of root."""
     ctx = forker()
     (out_r,out_w),(rep_r,rep_w) = ctx.Pipe(False),ctx.Pipe(False)

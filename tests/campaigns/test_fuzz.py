@@ -311,7 +311,7 @@ quick = st.sampled_from(['score','score','calibrate','compare'])
 slow = st.sampled_from(['score','score','score','calibrate','compare','compare','evaluate','resume'])
 
 def test_run_folders(tmp_path, monkeypatch, finished):
-    (_,ref,_),(_,other,_) = finished('cnn_ae'),finished('resnet_ae')
+    (_,ref,_),(_,other,_) = finished('cnn_ae'),finished(pick('cnn_ae', 'resnet_ae'))
     monkeypatch.chdir(tmp_path)
     os.mkdir('new')
     cv2.imwrite('new/a.png', dent(1)[0])

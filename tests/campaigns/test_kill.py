@@ -1,10 +1,10 @@
 "Kill: SIGKILL at random moments; what is resumed ends as if nothing had happened."
-import os, shutil, signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 
 import numpy as np, pytest
 
 from ..helpers import picture, save
-from .campaign import FAMILIES, content, half_written, leftovers, pick, runs_apart, tally, Tally
+from .campaign import FAMILIES, content, half_written, leftovers, pick, runs_apart, tally
 from .child import run
 
 def moments(n, done, seed):
@@ -51,21 +51,18 @@ def test_trainings_resume_to_the_same(family, finished, tmp_path):
         t.measured = f'largest difference {worst:.1g}'
         t.check(t.faults>=n//2, f'only {t.faults} kills')
 
-def test_between_training_and_calibration(finished, tmp_path):
-    "Nothing is left to train, and the model is not yet whole."
-    args,ref,done = finished('cnn_ae')
-    for k,name in enumerate(pick(['calibration.json'], ['model.safetensors','search.csv','calibration.json'])):
-        with tally('kill', f'before {name}') as t:
-            assert kill_and_resume(args, tmp_path/f'run{k}', [dict(kill_at=done.events.index(('os.rename', name)))], t)
-            t.check(max(runs_apart(ref, tmp_path/f'run{k}').values())==0, f"differs: {runs_apart(ref, tmp_path/f'run{k}')}")
+@pytest.fixture(scope='module')
+def killed_late(finished, tmp_path_factory):
+    "A training that was killed when nothing was left to train, and again among its anomaly maps; and the uninterrupted one."
+    args,ref,_ = finished('cnn_ae')
+    out = tmp_path_factory.mktemp('late')/'run'
+    with tally('kill', 'after training') as t: assert kill_and_resume(args, out, [dict(kill_at=('os.rename', o)) for o in ('calibration.json','000001.npy')], t)
+    return ref, out
+
+def test_late_kills(killed_late): assert max(runs_apart(*killed_late).values())==0
 
 @pytest.mark.xfail(strict=True, reason='temporary files in maps/ stay after a kill')
-def test_no_temporary_file_stays(finished, tmp_path):
-    "A training that is killed while it writes anomaly maps leaves nothing behind when it is resumed."
-    args,_,done = finished('cnn_ae')
-    at = done.events.index(('os.rename', '000001.npy'))
-    kill_and_resume(args, tmp_path/'run', [dict(kill_at=at)], Tally('', ''))
-    assert not leftovers(tmp_path/'run')
+def test_no_temporary_file_stays(killed_late): assert not leftovers(killed_late[1])
 
 def test_score_is_whole_or_absent(finished, tmp_path):
     _,ref,_ = finished('cnn_ae')
