@@ -36,6 +36,7 @@ from .models.zoo import *
 from .losses import *
 from .kept import *
 from .learner import *
+from .kind import *
 from .scoring import *
 from .calibration import *
 from .detect import *

@@ -288,6 +288,8 @@ def score(
     bad,odd = int((res.error!='').sum()),int((res.decision==1).sum())
     said = [f"{len(res)} images", f"{odd} flagged as defective" if res.decision.notna().any() else 'no decisions']
     if bad: said.append(f'{bad} unreadable')
+    unlike = int((res.odd==1).sum())
+    if unlike: said.append(f"{unlike} unlike the training images")
     print(', '.join(said) + f"; scores in {out}" + (f", heat maps in {maps}" if maps else ''))
     return res
 

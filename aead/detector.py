@@ -75,7 +75,7 @@ def fit(self:AnomalyDetector,
 def predict(self:AnomalyDetector,
     data, # images as `as_table` takes them: a path, folder, table, PIL image, array, tensor, or a list of these
     errors:str='raise' # for an image that cannot be read: `raise`, or `skip` it and say why in the column `error`
-)->pd.DataFrame: # a row per image: `path`, `score`, `p_value`, `decision`, `answer`; `error` if errors are skipped
+)->pd.DataFrame: # a row per image: `path score p_value decision answer kind_p odd`; `error` if errors are skipped
     "Scores images and decides."
     return self.detector.predict(data, errors)
 

@@ -20,7 +20,7 @@ from .stats import group_interval, PixelHistograms, why_no_interval
 
 # %% ../nbs/63_evaluate.ipynb #4cce3af1
 Evaluation = namedtuple('Evaluation', 'table pixels histograms')
-Evaluation.__doc__ = """What a pass gives: `table` a row per image with `score p_value decision answer ssim`,
+Evaluation.__doc__ = """What a pass gives: `table` a row per image with `score p_value decision answer kind_p odd ssim`,
 `pixels` a `PixelMetrics` and `histograms` a `PixelHistograms` of the test images."""
 
 def have_pixels(
@@ -65,9 +65,9 @@ def evaluate_catalog(
             pixels.update(*o)
             histograms.update(*o)
         if each: each(rows, b)
-        scores += list(zip(b.rows, b.score, map(_similarity, b.x, b.xr)))
-    t = pd.DataFrame(scores, columns=['row','score','ssim']).set_index('row').reindex(range(len(df)))
-    decided = det.decide(t.score).set_index(df.index)
+        scores += list(zip(b.rows, b.score, b.kind, map(_similarity, b.x, b.xr)))
+    t = pd.DataFrame(scores, columns=['row','score','kind','ssim']).set_index('row').reindex(range(len(df)))
+    decided = det.decide(t.score, t.kind).set_index(df.index)
     return Evaluation(df.assign(ssim=t.ssim.to_numpy(), **decided.to_dict('series')), pixels, histograms)
 
 # %% ../nbs/63_evaluate.ipynb #cdfea28a

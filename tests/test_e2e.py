@@ -482,7 +482,7 @@ def test_score(run, part, tmp_path, cmd):
     res = cmd('score', '--run', run, '--input', d, '--out', tmp_path/'new'/'s.csv', '--maps', tmp_path/'maps')
     assert res.status==0 and 'warning: 1 of 7' in res.err and 'broken.png' in res.err and '2 masks' in res.err
     t = pd.read_csv(tmp_path/'new'/'s.csv', keep_default_na=False)
-    assert list(t.columns)==['path','score','p_value','decision','answer','error','schema'] and len(t)==7
+    assert list(t.columns)==['path','score','p_value','decision','answer','kind_p','odd','error','schema'] and len(t)==7
     bad = t[t.error!='']
     assert len(bad)==1 and bad.path.item().endswith('broken.png') and bad.score.item()==bad.decision.item()==''
     ok = t[t.error==''].set_index(t.path[t.error==''].map(lambda p: Path(p).relative_to(d).as_posix()))

@@ -141,7 +141,7 @@ def test_every_kind_of_input_scores_the_same(det, part):
     files = sorted((part/'good').glob('*.png'))[:5] + sorted((part/'dent').glob('*.png'))[:2]
     arrays = [(read_image(o)*255).round().astype(np.uint8) for o in files]
     want = det.predict(files)
-    assert list(want.columns)==['path','score','p_value','decision','answer'] and len(want)==7
+    assert list(want.columns)==['path','score','p_value','decision','answer','kind_p','odd'] and len(want)==7
     assert want.path.tolist()==[str(o) for o in files]
     kinds = dict(strings=[str(o) for o in files], catalog=load_catalog(part).set_index('path').loc[[str(o) for o in files]].reset_index(),
                  uint8=arrays, gray=[a[...,0] for a in arrays], stack=np.stack(arrays), uint16=[a.astype(np.uint16)*257 for a in arrays],

@@ -21,7 +21,7 @@ from ..data.dataset import check_images
 from ..data.audit import audit_catalog, describe_audit, nearest_neighbour_auroc
 from ..data.splits import groups_needed
 from ..calibration import benjamini_hochberg, get_answers
-from ..detect import Detector, load_detector
+from ..detect import Detector, inspect_odd, load_detector
 from ..evaluate import evaluate_catalog, get_metrics, have_pixels
 from ..viz.images import overlay, pick_examples
 from ..viz.curves import get_curve, get_pro_curve
@@ -210,7 +210,7 @@ def _flag_batch(t, ok, fdr, calibration):
                          f"false-discovery rate of {fdr:g}; calibrate on at least {groups_needed(fdr)} groups")
     flagged = np.zeros(len(t), int)
     flagged[ok] = benjamini_hochberg(t.p_value[ok], fdr)
-    return t.assign(decision=pd.array(flagged, dtype='Int64'), answer=get_answers(flagged))
+    return t.assign(decision=pd.array(flagged, dtype='Int64'), answer=inspect_odd(get_answers(flagged), t.odd))
 
 # %% ../../nbs/85_runs.score.ipynb #c5660c63
 def _warn_scores(det, errors, n, fdr):
@@ -221,11 +221,11 @@ def _warn_scores(det, errors, n, fdr):
     if fdr is None and det.why: warnings.warn('no decisions: '*(det.threshold is None) + det.why, stacklevel=4)
 
 # %% ../../nbs/85_runs.score.ipynb #7390bd96
-def _write_scores(det, df, score, errors, out, fdr):
+def _write_scores(det, df, score, kind, errors, out, fdr):
     "The table of `score_images`, written and returned."
     _warn_scores(det, errors, len(df), fdr)
     ok = np.isfinite(score)
-    res = det.decide(np.where(ok, score, 0))
+    res = det.decide(np.where(ok, score, 0), kind)
     if fdr is not None: res = _flag_batch(res, ok, fdr, det.calibration)
     res = pd.concat([df[['path']], res.where(pd.Series(ok))], axis=1)
     res['error'] = [errors.get(i, '') for i in range(len(df))]
@@ -250,18 +250,20 @@ def score_images(
     maps=None, # folder for heat maps, PNG; None: none
     fdr:float|None=None, # judge the images as one batch at this false-discovery rate; None: by the run's threshold
     device=None # where to compute; None: a GPU if there is one
-)->pd.DataFrame: # a row per image: `path`, `score`, `p_value`, `decision`, `answer`, `error`
+)->pd.DataFrame: # a row per image: `path score p_value decision answer kind_p odd error`
     "Scores images with a run; an unreadable one among others gets its reason in `error`."
     det,(files,root) = load_detector(run, device),_images_in(Path(input))
     df = pd.DataFrame({'path': [str(o) for o in files], 'mask': ''})
-    names,score,errors = _unique_names(files, root),np.full(len(df), np.nan),{}
+    names,errors = _unique_names(files, root),{}
+    score,kind = np.full((2,len(df)), np.nan)
     for b in show_progress(det.scan(df, skip_bad=True), len(df)):
         if isinstance(b[1], Exception):
             errors[b[0]] = str(b[1])
             continue
         score[b.rows] = det.decide(b.score).score                    # complains of what is not finite
+        kind[b.rows] = b.kind
         for i,amap in zip(b.rows, b.amap) if maps else (): _heat_png(det, files[i], amap, Path(maps)/names[i])
-    return _write_scores(det, df, score, errors, out, fdr)
+    return _write_scores(det, df, score, kind, errors, out, fdr)
 
 # %% ../../nbs/85_runs.score.ipynb #c0650787
 def _new_normals(run, data, layout, category):

@@ -79,12 +79,13 @@ def test_a_missing_package_is_named(name, monkeypatch, tmp_path):
 
 def test_decisions_as_the_detector_makes_them(detector):
     g,s = DetectionGraph(detector),torch.rand(6, detector.graph.model.settings['ni'], 32, 32)
-    with torch.no_grad(): score,_,p,defect = g(s, torch.ones(6,32,32))
-    want = detector.decide(score.numpy())
+    with torch.no_grad(): score,_,p,defect,kind,kind_p,odd = g(s, torch.ones(6,32,32))
+    want = detector.decide(score.numpy(), kind.numpy())
+    assert np.allclose(kind_p.numpy(), want.kind_p, atol=1e-6) and odd.tolist()==want.odd.astype(float).tolist()
     assert np.allclose(p.numpy(), want.p_value, atol=1e-6) and defect.tolist()==want.decision.astype(float).tolist()
     at = torch.tensor(detector.calibration.scores[:3])                  # ties with calibration scores count
     del g.scoring
-    g.scoring = lambda x,v: (at.float(), x[:3,0])
+    g.scoring,g.kind = (lambda x,v: (at.float(), x[:3,0])),None
     assert np.allclose(g(s, None)[2].numpy(), detector.calibration.p_value(at.float().double()), atol=1e-6)
 
 def test_a_run_loads_without_fastai(detector, tmp_path):
