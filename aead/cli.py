@@ -160,13 +160,21 @@ def command(
     return add
 
 # %% ../nbs/98_cli.ipynb #d552fcd2
-_user_errors = (ValueError, KeyError, OSError)
+_user_errors = (ValueError, KeyError, OSError, MemoryError)
+_no_memory = re.compile(r"out of memory|can.t allocate|alloc_cpu|could not create a (primitive|memory)", re.I)
 
 def _one_line(e):
     "An error as one line; a KeyError's message without its quotes, a system error with its file."
     text = e.args[0] if isinstance(e, KeyError) and e.args else e
-    if isinstance(e, OSError) and e.strerror: text = f"{e.strerror}: {e.filename2 or e.filename}"
+    file = isinstance(e, OSError) and (e.filename2 or e.filename)
+    if isinstance(e, OSError) and e.strerror: text = f"{e.strerror}: {file}" if file else e.strerror
+    if isinstance(e, (MemoryError, RuntimeError)):
+        text = f"not enough memory ({str(e).splitlines()[0] if str(e) else 'none left'}); take a smaller size or batch"
     return ' '.join(str(text).split()) or type(e).__name__
+
+def _by_user(e):
+    "Whether a user can do something about an error."
+    return isinstance(e, _user_errors) or (isinstance(e, RuntimeError) and bool(_no_memory.search(str(e))))
 
 def _print_warning(message, category, *a, **k): print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
@@ -184,14 +192,24 @@ def run_command(
     "Parses, calls, and turns errors that a user can cause into one line."
     args = parse(build_parser(name, commands[name]), argv)
     _quiet()
-    try: commands[name].f(**args)
-    except _user_errors as e:
+    try:
+        commands[name].f(**args)
+        sys.stdout.flush()
+    except BrokenPipeError: return _hang_up()
+    except KeyboardInterrupt:
+        go_on = f"; go on with: aead train --resume --out {args['out']}" if name=='train' else ''
+        print(f"aead {name}: interrupted{go_on}", file=sys.stderr)
+        return 130
+    except Exception as e:
+        if not _by_user(e): raise
         print(f"aead {name}: {_one_line(e)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"aead {name}: interrupted", file=sys.stderr)
-        return 130
     return 0
+
+def _hang_up():
+    "Ends quietly where nobody reads what is printed, as in `aead compare … | head`."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 # %% ../nbs/98_cli.ipynb #c1826818
 def _overview():
@@ -258,7 +276,7 @@ def train(
 @command('data layout category out', '--run runs/first', '--run runs/first --data other_parts --layout folder')
 def evaluate(
     run:str, # folder of the run
-    data:str=None, # folder of other labelled images; by default the run's own test images
+    data:str=None, # folder of other labelled images, or where the run's own are now; by default the run's own
     layout:str=None, # layout of --data; by default the run's
     category:str=None, # one category of --data
     out:str=None, # folder for the results; by default the run, or RUN/eval-NAME for other data
@@ -298,7 +316,7 @@ def score(
          '--run runs/first --data more_good_parts --layout folder --far 0.02 --inspect 0.1')
 def calibrate(
     run:str, # folder of the run
-    data:str=None, # folder of good images that are new to the run; by default those its threshold was set on
+    data:str=None, # folder of good images, of which those that are new to the run count; by default those it has
     layout:str=None, # layout of --data; by default the run's
     category:str=None, # one category of --data
     far:float=None, # false-alarm rate to guarantee; by default as the run has it, as far as it can be
@@ -316,6 +334,15 @@ def calibrate(
     return det.threshold
 
 # %% ../nbs/98_cli.ipynb #4657357f
+def _paths(text):
+    "Paths with commas between them; a comma may also be part of a path that exists."
+    parts,out = text.split(','),[]
+    while parts:
+        n = next((k for k in range(len(parts), 1, -1) if os.path.exists(','.join(parts[:k]))), 1)
+        out.append(','.join(parts[:n]))
+        parts = parts[n:]
+    return out
+
 @command('metric by out', '--runs runs/first,runs/second', '--runs runs --metric image_ap --out compare.html')
 def compare(
     runs:str, # folders of runs, or folders with runs in them, with commas
@@ -325,9 +352,12 @@ def compare(
 )->list: # a row per model
     "Compare runs on the images they share: metrics with intervals, ranks, and which differences are real."
     from aead.compare import format_comparison, save_comparison
+    from aead.files import check_output
     from aead.runs.compare import compare_runs
     page = out is not None and str(out).lower().endswith(('.html','.htm'))
-    rows = compare_runs(runs.split(','), metric, by, out if page else None)
+    kinds = ('.html','.htm','.csv','.md','.tex')
+    if out is not None: check_output(out, kinds, b'aead' if page else metric.encode())
+    rows = compare_runs(_paths(runs), metric, by, out if page else None)
     if out and not page: save_comparison(rows, out)
     print(format_comparison(rows))
     return rows
@@ -408,7 +438,7 @@ def benchmark(
     "Time, memory and size of models on this machine."
     from aead.runs.benchmark import run_benchmark
     say = partial(print, file=sys.stderr, flush=True)
-    families,folders = models and models.split(','),runs.split(',') if runs else ()
+    families,folders = models and models.split(','),_paths(runs) if runs else ()
     t = run_benchmark(families, folders, recipe, bs, n, device, out, say, size=size, head=head)
     print(t.round(2).drop(columns=['name'] if not runs else ['model']).to_string(index=False))
     return t

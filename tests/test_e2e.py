@@ -19,7 +19,7 @@ from .helpers import (
 
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
-WHOLE = {'config.yaml','resolved.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
+WHOLE = {'data.json','config.yaml','resolved.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
 
 # -- fixtures
 

@@ -152,8 +152,13 @@ def _draw_defects(self:DataPanel, good):
 
 # %% ../../nbs/95_dashboard.training.ipynb #919bd1c7
 # A process that was started in the background may inherit that interrupts are ignored.
-_start = '''import signal
+_start = '''import os, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
+def end_with_parent():
+    sys.stdin.buffer.read()             # ends when the process that holds the other end of the pipe does
+    os.kill(os.getpid(), signal.SIGINT)
+if not sys.stdin.isatty() and os.environ.pop('AEAD_WITH_PARENT', ''):
+    threading.Thread(target=end_with_parent, daemon=True).start()
 from aead.cli import main
 main()'''
 
@@ -166,16 +171,18 @@ def _environment():
 
 # %% ../../nbs/95_dashboard.training.ipynb #aae2d641
 class TrainJob:
-    "An `aead train` in a process of its own."
+    "An `aead train` in a process of its own, which ends with this one."
     def __init__(self,
         args, # of the command line, as a list
-        out # folder of the run
+        out, # folder of the run
+        keep:bool=False # let it go on when this process ends
     ):
         self.out,self.log = Path(out),tempfile.TemporaryFile()
         command = [sys.executable, '-c', _start, 'train', *map(str, args), '--out', str(out)]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
-                                        start_new_session=True, env=_environment())
-        atexit.register(self.stop)                              # a closed notebook leaves no training behind
+        tied = {} if keep else {'AEAD_WITH_PARENT': '1'}
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL if keep else subprocess.PIPE, stdout=self.log,
+                                        stderr=subprocess.STDOUT, start_new_session=True, env=_environment() | tied)
+        if not keep: atexit.register(self.stop)                 # a closed notebook leaves no training behind
 
     @property
     def running(self)->bool: # True until it has ended
@@ -270,7 +277,8 @@ def _training_fields(self:TrainPanel):
     self.seed = _text('seed', placeholder='0')
     self.more = _text('more', placeholder='--head --far 0.1')
     self.out = _text('run folder', value='runs/new')
-    return self.recipe,self.model,self.size,self.epochs,self.seed,self.more,self.out
+    self.keep = w.Checkbox(description='goes on when the notebook closes', indent=False)
+    return self.recipe,self.model,self.size,self.epochs,self.seed,self.more,self.out,self.keep
 
 # %% ../../nbs/95_dashboard.training.ipynb #40e4d170
 @patch
@@ -296,7 +304,7 @@ def run(self:TrainPanel,
     job,out = self.job,self.out.value.strip()
     if job and job.running: raise ValueError(f'a training is at work in {job.out}; stop it first, or wait')
     if not out: raise ValueError('name a run folder')
-    self.job = TrainJob(['--resume'] if resume else self.args(), out)
+    self.job = TrainJob(['--resume'] if resume else self.args(), out, self.keep.value)
     self.poll()
     self.thread = threading.Thread(target=self._follow, daemon=True)
     self.thread.start()

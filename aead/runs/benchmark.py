@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from ..files import atomic_write
+from ..files import atomic_write, check_output
 from ..config import make_config, resolve_config
 from ..models.base import BaseAutoencoder, model_registry
 from ..losses import MaskLoss, WeightedLoss
@@ -192,6 +192,7 @@ def run_benchmark(
 )->pd.DataFrame: # a row per family or run, with the columns above
     "Speed, memory and size, measured side by side in one process."
     _check_calls(n)
+    if out is not None: check_output(out, ('.csv',), b'median_ms')
     if runs: dets = {Path(r).name: load_detector(r, device) for r in runs}
     else:
         models = models or list(model_registry)

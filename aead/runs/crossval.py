@@ -6,13 +6,14 @@
 __all__ = ['unseen_auroc', 'scores_file', 'cross_validate', 'summarize_folds']
 
 # %% ../../nbs/87_runs.crossval.ipynb #45262a2c
+import hashlib, json
 from itertools import product
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from ..files import atomic_write, relative_path
-from ..config import make_config
+from ..files import atomic_write, check_output, relative_path
+from ..config import config_to_dict, make_config
 from ..data.catalog import load_catalog
 from ..data.dataset import check_images
 from ..data.splits import split_catalog
@@ -76,6 +77,7 @@ def _baseline_case(name, df):
 
 # %% ../../nbs/87_runs.crossval.ipynb #1f19f0b1
 _key = ['variant','split','fold','seed']
+_about = ['data','settings'] # digests of what a row is about, so that a table never mixes two experiments
 
 def _cases(variants, splits, folds, seeds):
     "Every case, as a dict."
@@ -85,7 +87,13 @@ def _cases(variants, splits, folds, seeds):
         for fold,seed in product(own_folds, own_seeds): yield dict(variant=name, split=split, fold=fold, seed=seed)
 
 # %% ../../nbs/87_runs.crossval.ipynb #d71b2def
-def _read_table(path): return pd.read_csv(path) if Path(path).is_file() else pd.DataFrame(columns=_key)
+def _read_table(path):
+    "A table of cross-validation, or an empty one."
+    if not Path(path).is_file(): return pd.DataFrame(columns=_key)
+    try: t = pd.read_csv(path, dtype={c: str for c in _about})
+    except ValueError as e: raise ValueError(f"{path} cannot be read as a table: {str(e).splitlines()[0]}") from None
+    if set(_key) <= set(t): return t
+    raise ValueError(f"{path} is no table of a cross-validation; choose another name (--table)")
 
 def _of_case(table, case):
     "Which rows belong to a case, `n` booleans."
@@ -115,14 +123,48 @@ def _keep(table, case, row, test, root):
     _write(table, _read_table(table), pd.DataFrame([{**case, **rounded}]))
 
 # %% ../../nbs/87_runs.crossval.ipynb #f0d7c7d8
+def _config(case, settings, data):
+    "Settings of a case; `data` is the folder and its layout."
+    path,layout = data
+    own = {k: case[k] for k in ('split','fold','seed')}
+    return make_config(**{**settings, 'path': str(Path(path).absolute()) if path else None, 'layout': layout, **own})
+
+def _digest(o): return hashlib.sha1(json.dumps(o, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+def _fingerprint(data):
+    "Digest of the names, classes, groups and sizes in bytes of the images of a data set."
+    path,layout = data
+    if not path: return layout
+    df = load_catalog(path, layout)
+    rows = [(relative_path(p, Path(path).absolute()), k, g, Path(p).stat().st_size)
+            for p,k,g in zip(df.path, df.defect, df.group)]
+    return f'{Path(path).absolute().name}-{_digest(sorted(rows))}'
+
+def _what(case, settings, data, fingerprint):
+    "What a row is about: digests of its data and of its settings."
+    if settings is None: return {'data': fingerprint, 'settings': case['variant']}
+    d = config_to_dict(_config({**case, 'fold': 0, 'seed': 0}, settings, data))
+    d['data'].pop('path')
+    return {'data': fingerprint, 'settings': _digest(d)}
+
+def _is_made(table, case, about):
+    "Whether a table has a case; complains if it is about other data or settings."
+    rows = table[_of_case(table, case)]
+    for k in _about if len(rows) else ():
+        old = rows[k].iloc[0] if k in rows else None
+        if isinstance(old, str) and old!=about[k]:
+            name = ' '.join(str(case[o]) for o in _key)
+            raise ValueError(f"the table has '{name}' with other {k} ({old}, now {about[k]}); choose another --table")
+    return len(rows) > 0
+
+# %% ../../nbs/87_runs.crossval.ipynb #1f1acec4
 def _make_case(case, settings, data, out, device):
     "Row, scored test images and root of the data of a case; `data` is the folder and its layout."
     path,layout = data
     if settings is None:
         df = check_images(load_catalog(path, layout), 1)[0]
         return *_baseline_case(case['variant'], split_catalog(df, case['split'], case['fold'])), Path(path).absolute()
-    own = {k: case[k] for k in ('split','fold','seed')}
-    cfg = make_config(**{**settings, 'path': str(Path(path).absolute()) if path else None, 'layout': layout, **own})
+    cfg = _config(case, settings, data)
     run = out/'-'.join(str(case[k]) for k in _key).replace(' ', '-')
     return *_run_case(run, cfg, device), data_root(cfg, run).absolute()
 
@@ -139,10 +181,14 @@ def cross_validate(
     device=None # where to compute; None: a GPU if there is one
 )->pd.DataFrame: # the table
     "Trains and evaluates every variant on every fold with every seed, unless the table has the case already."
+    for o in (table, scores_file(table)): check_output(o, ('.csv',), b'variant')
+    found = _fingerprint((data,layout))
     for case in _cases(variants, splits, folds, seeds):
-        if _of_case(_read_table(table), case).any(): continue
-        row,test,root = _make_case(case, variants[case['variant']], (data,layout), Path(out), device)
-        _keep(Path(table), case, row, test, root)
+        settings = variants[case['variant']]
+        about = _what(case, settings, (data,layout), found)
+        if _is_made(_read_table(table), case, about): continue
+        row,test,root = _make_case(case, settings, (data,layout), Path(out), device)
+        _keep(Path(table), case, {**row, **about}, test, root)
     return _read_table(table)
 
 # %% ../../nbs/87_runs.crossval.ipynb #bb4c8a31

@@ -13,8 +13,8 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..config import Config, config_from_dict
-from ..files import load_yaml
-from ..data.catalog import load_catalog, read_catalog
+from ..files import atomic_write, load_yaml, SCHEMA
+from ..data.catalog import load_catalog, read_catalog, spread_indices
 from ..data.synthetic import check_texture, make_synthetic
 from ..detect import load_detector, load_resolved
 
@@ -81,16 +81,55 @@ def config(self:RunFolder)->Config: # settings
     return load_resolved(self.path)
 
 # %% ../../nbs/84_runs.folder.ipynb #736c0b56
+_places = 'data.json' # of a run: where its images are
+
+@patch
+def set_root(self:RunFolder,
+    root # folder where the images are
+):
+    "Keeps where the images of the run are."
+    root = Path(root).resolve()
+    try: near = Path(os.path.relpath(root, self.path.resolve())).as_posix()
+    except ValueError: near = None                                # on another drive
+    with atomic_write(self.path/_places) as p: p.write_text(json.dumps(dict(schema=SCHEMA, root=str(root), near=near)))
+
 @patch(as_prop=True)
 def root(self:RunFolder)->Path: # folder
-    "Where the images of the run are."
-    return data_root(self.config, self.path)
+    "Where the images of the run are, or were."
+    cfg = self.config
+    asked = data_root(cfg, self.path)
+    if not cfg.data.path: return asked                            # made inside the run
+    try: kept = json.loads((self.path/_places).read_text(encoding='utf-8'))
+    except (OSError, ValueError): return asked
+    if not isinstance(kept, dict): return asked
+    known = [Path(kept['root'])]*bool(kept.get('root')) + [asked] + [self.path/kept['near']]*bool(kept.get('near'))
+    return next((o for o in known if o.is_dir()), known[0])
 
 # %% ../../nbs/84_runs.folder.ipynb #74197b37
 @patch(as_prop=True)
 def catalog(self:RunFolder)->pd.DataFrame: # catalog with `split`, absolute paths
     "Which image was in which split."
     return read_catalog(self.file('catalog.csv'), self.root)
+
+# %% ../../nbs/84_runs.folder.ipynb #a3a0cd4f
+def _are_there(df, n=40):
+    "Whether most images of a catalog are where it says."
+    return sum(Path(df.path.iloc[i]).is_file() for i in spread_indices(len(df), n)) > min(n, len(df))/2
+
+@patch
+def find_images(self:RunFolder,
+    data=None # folder that may hold the images of the run; None: they are where they were
+)->bool: # True if `data` holds the images of the run, and they are not where they were
+    "Checks that the images of the run are there; notes where they were moved to."
+    if _are_there(self.catalog): return False
+    names = read_catalog(self.file('catalog.csv'), '')
+    if data is not None and _are_there(names.assign(path=[str(Path(data)/o) for o in names.path])):
+        self.set_root(data)
+        return True
+    if data is None:
+        gone = f"the images of {self.path} are not in {self.root} any more"
+        raise FileNotFoundError(f"{gone}; say where they are now with --data")
+    return False
 
 # %% ../../nbs/84_runs.folder.ipynb #21907d51
 @patch(as_prop=True)

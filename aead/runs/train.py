@@ -10,9 +10,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ..files import save_yaml
+from ..files import one_writer, remove_leftovers, save_yaml
 from ..config import Config, config_to_dict, find_difference, make_config
-from ..data.catalog import save_catalog
+from ..data.catalog import count_classes, save_catalog
 from ..data.preprocessing import read_image
 from ..data.dataset import check_images
 from ..data.splits import resolve_split
@@ -34,14 +34,18 @@ def _settings_of(out, cfg, resume):
         return cfg or make_config()
     if not (out/'config.yaml').is_file():
         raise FileNotFoundError(f"there is nothing to resume: {out/'config.yaml'} does not exist")
-    own = RunFolder(out).asked
-    if cfg is not None and cfg!=own: _refuse(own, cfg)
+    run = RunFolder(out)
+    own = run.asked
+    if cfg is not None and _at(cfg, own.data.path)!=own: _refuse(own, cfg)
+    if run.has('catalog.csv'): run.find_images(None if cfg is None else cfg.data.path)
     return own
+
+def _at(cfg, path): return replace(cfg, data=replace(cfg.data, path=path))
 
 # %% ../../nbs/86_runs.train.ipynb #49fa40a9
 def _refuse(own, cfg):
     "Names the first setting in which a resumed run differs from what is asked for."
-    name,has,asked = find_difference(own, cfg)
+    name,has,asked = find_difference(own, _at(cfg, own.data.path))
     advice = 'resume it with its own settings, or train a new one'
     raise ValueError(f"the run has {name} = {has!r}, not {asked!r}; {advice}")
 
@@ -70,13 +74,49 @@ def _load_split(cfg, out):
     settled = resolve(cfg, df, channels)
     return df, replace(settled, data=replace(settled.data, split=split)), len(bad)
 
+# %% ../../nbs/86_runs.train.ipynb #505d33e2
+def _readable(df, channels):
+    "The images that can be read, with their hashes, and how many cannot."
+    if df.empty: return df.assign(hash=''), 0
+    try: df,_,bad = check_images(df, channels)
+    except ValueError: return df[:0].assign(hash=''), len(df)
+    return df, len(bad)
+
+def _renamed(old, new):
+    "`old` with the paths under which images are found now that have another name."
+    by_content = dict(zip(zip(new.hash, new.label), new.path))
+    def now(p, key): return p if Path(p).is_file() else by_content.get(key, p)
+    keys = zip(old.hash, old.label) if 'hash' in old else [None]*len(old)
+    return old.assign(path=[now(p, k) for p,k in zip(old.path, keys)])
+
+def _tell(rows, what):
+    if len(rows): log(f"{len(rows)} images {what}, such as {rows.path.iloc[0]}")
+
+# %% ../../nbs/86_runs.train.ipynb #b32823ff
+def _own_split(run, asked):
+    "The same for a run that is resumed: its own catalog, without what is gone or changed."
+    cfg,old = run.config,run.catalog
+    channels = cfg.data.channels
+    here = load_data(_at(asked, asked.data.path and str(run.root)), run.path)
+    new,skipped = _readable(here[~here.path.isin(old.path)], channels)
+    old = _renamed(old, new)
+    now,_ = _readable(old[[Path(p).is_file() for p in old.path]], channels)
+    if 'hash' in old: now = now[now.hash==now.path.map(dict(zip(old.path, old.hash)))].reset_index(drop=True)
+    _tell(old[~old.path.isin(now.path)], 'are gone or have changed since the run began: left out')
+    _tell(new[~new.path.isin(old.path)], 'are new since the run began: not used')
+    _check_whole(now)
+    return now, cfg, skipped
+
 # %% ../../nbs/86_runs.train.ipynb #33303e0c
 def _train(out, asked, cfg, df, resume, device):
     "The first half of a run: settings, catalog, model, calibration."
+    run = RunFolder(out)
+    root = run.root if resume else data_root(cfg, out)
     def begin():
         if not resume: save_yaml(config_to_dict(asked), out/'config.yaml')       # never rewritten
         save_yaml(config_to_dict(cfg), out/'resolved.yaml')
-        save_catalog(df, out/'catalog.csv', data_root(cfg, out))
+        save_catalog(df, out/'catalog.csv', root)
+        run.set_root(root)
         log(_summary(df, cfg))
     train_detector(cfg, df, read_image, device, out, resume, begin).save(out)
     (out/'checkpoint.safetensors').unlink(missing_ok=True)         # five times the model, and not needed any more
@@ -90,14 +130,24 @@ def train_run(
 )->dict: # the metrics in `metrics.json`
     "Trains, calibrates and evaluates: from a folder of images to `report.html`."
     out,device = Path(out),get_device(device)
+    if out.is_file(): raise ValueError(f"{out} is a file; choose another folder (--out)")
+    if resume and not out.is_dir(): raise FileNotFoundError(f"there is nothing to resume: {out} does not exist")
+    with one_writer(out): return _run(out, cfg, resume, device)
+
+# %% ../../nbs/86_runs.train.ipynb #af448b89
+def _run(out, cfg, resume, device):
+    "What `train_run` does in a folder that is its own."
     asked = _settings_of(out, cfg, resume)
     if resume and (out/'metrics.json').is_file(): return RunFolder(out).metrics
     validate(asked)
-    df,cfg,skipped = _load_split(asked, out)
-    for o in out.glob('.*.*') if resume else (): o.unlink()          # what a killed process was writing
+    remove_leftovers(out)
+    goes_on = resume and RunFolder(out).has('catalog.csv', 'resolved.yaml')
+    df,cfg,skipped = _own_split(RunFolder(out), asked) if goes_on else _load_split(asked, out)
     if asked.data.size is None: validate(cfg)
-    is_trained = out.is_dir() and RunFolder(out).has('model.safetensors', 'calibration.json')
-    if not is_trained: _train(out, asked, cfg, df, resume, device)
+    is_trained = RunFolder(out).has('model.safetensors', 'calibration.json')
+    log(count_classes(df).to_string(index=False))
+    if not is_trained: _train(out, asked, cfg, df, goes_on, device)
+    elif goes_on: save_catalog(df, out/'catalog.csv', RunFolder(out).root)
     return evaluate_run(out, device=device, skipped=skipped)
 
 # %% ../../nbs/86_runs.train.ipynb #262e393a
@@ -118,5 +168,11 @@ def demo_run(
     if out.is_file(): raise ValueError(f"{out} is a file; choose another folder (--out)")
     if _is_used(out):
         if not _is_demo(out, cfg): raise ValueError(f"{out} is not a demonstration; choose another folder (--out)")
-        shutil.rmtree(out)
+        with one_writer(out): _empty(out)
     return train_run(out, cfg, device=device)
+
+def _empty(folder):
+    "Removes what is in a folder, but for hidden files."
+    for o in folder.iterdir():
+        if o.is_dir(): shutil.rmtree(o)
+        elif not o.name.startswith('.'): o.unlink()

@@ -1,5 +1,6 @@
 "Trainings in processes of their own, and the preview of synthetic defects."
-import signal, time
+import os, signal, subprocess, sys, time
+from pathlib import Path
 
 import numpy as np, pytest
 
@@ -97,3 +98,30 @@ def test_the_preview_draws_what_training_draws(runs):
 def test_the_preview_says_what_is_missing(change, line):
     d = open_panel(DataPanel, None, score_table(9).assign(**change))
     assert line in d.says.value and d.trouble.value=='' and not any(o.value for o in d.shots)
+
+
+_parent = """import sys, time
+from aead.dashboard.training import TrainJob
+args = '--layout synthetic --category brick --recipe scratch --size 32 --epochs 100000 --device cpu'.split()
+print(TrainJob(args, sys.argv[1], keep=sys.argv[2]=='keep').process.pid, flush=True)
+time.sleep(600)"""
+
+def is_there(pid):
+    "Whether a process runs; a zombie does not."
+    try: return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0]!='Z'
+    except FileNotFoundError: return False
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='looks at /proc')
+@pytest.mark.parametrize('keep', [False, True], ids=['ends','goes on'])
+def test_a_training_ends_with_the_process_that_started_it(tmp_path, keep):
+    parent = subprocess.Popen([sys.executable, '-c', _parent, str(tmp_path/'run'), 'keep' if keep else 'end'],
+                              stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()                                                     # it cannot say goodbye
+    parent.wait()
+    end = time.time()+60
+    while is_there(child) and not keep and time.time()<end: time.sleep(.2)
+    if keep: time.sleep(2)
+    try: assert is_there(child)==keep
+    finally:
+        if is_there(child): os.kill(child, signal.SIGKILL)
