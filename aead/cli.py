@@ -195,7 +195,7 @@ def run_command(
     try:
         commands[name].f(**args)
         sys.stdout.flush()
-    except BrokenPipeError: return _hang_up()
+    except BrokenPipeError: raise
     except KeyboardInterrupt:
         go_on = f"; go on with: aead train --resume --out {args['out']}" if name=='train' else ''
         print(f"aead {name}: interrupted{go_on}", file=sys.stderr)
@@ -224,13 +224,20 @@ def main(
 ):
     "The entry point of `aead`: ends the process with the exit status unless that is 0."
     argv = sys.argv[1:] if argv is None else list(argv)
+    try: status = _dispatch(argv)
+    except BrokenPipeError: status = _hang_up()
+    if status: sys.exit(status)
+
+def _dispatch(argv):
+    "Does what the arguments say; the exit status, or None."
     first = argv[0] if argv else '--help'
     if first in ('-h','--help','help'): print(_overview())
     elif first in ('-V','--version'): print(f'aead {__version__}')
     elif first not in commands:
         print(f"aead: unknown command '{first}'.{did_you_mean(first, list(commands))}", file=sys.stderr)
-        sys.exit(2)
-    elif status := run_command(first, argv[1:]): sys.exit(status)
+        return 2
+    else: return run_command(first, argv[1:])
+    sys.stdout.flush()
 
 # %% ../nbs/98_cli.ipynb #08f85a62
 @command('out device', '', '--out runs/other')

@@ -203,12 +203,16 @@ def _pack_tensors(learn, ema, opt):
     return t
 
 # %% ../nbs/40_learner.ipynb #281f3491
+def _rows(learn):
+    "Number of training images, those that are left out among them; None where features are kept in place of images."
+    return len(getattr(learn.dls.train.dataset, 'paths', ())) or None
+
 def _pack(learn, ema, history):
     "All that a run needs to go on: tensors by name, and the rest as JSON."
     opt = learn.opt.state_dict()
     scalars = [{k:v for k,v in s.items() if not torch.is_tensor(v)} for s in opt['state']]
     rest = dict(schema=SCHEMA, epoch=learn.epoch+1, n_epoch=learn.n_epoch, history=history,
-                use=learn.dls.train.dataset.use, ema=dict(n=ema.n, best_loss=ema.best_loss),
+                use=learn.dls.train.dataset.use, rows=_rows(learn), ema=dict(n=ema.n, best_loss=ema.best_loss),
                 hypers=[dict(h) for h in opt['hypers']], scalars=scalars, origins=learn.model.get_origins())
     return _pack_tensors(learn, ema, opt), {'run': json.dumps(rest)}
 
@@ -305,7 +309,8 @@ def resume(self:AnomalyLearner,
     _resume_optimizer(self, t, rest, device)
     _resume_average(self.ema, t, rest, device)
     _resume_rng(t)
-    self.checkpoint.history,self.dls.train.dataset.use = rest['history'],rest['use']
+    self.checkpoint.history = rest['history']
+    if rest.get('rows', _rows(self))==_rows(self): self.dls.train.dataset.use = rest['use'] # else images are gone
     self.model.origins = rest.get('origins', [])
     return rest['epoch']
 

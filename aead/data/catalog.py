@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['columns', 'layouts', 'good_names', 'bad_names', 'read_mvtec', 'read_btad', 'read_visa', 'find_layout', 'read_folder',
-           'read_csv_table', 'mtd_groups', 'read_mtd', 'check_catalog', 'load_catalog', 'count_classes', 'save_catalog',
-           'read_catalog', 'spread_indices']
+           'read_csv_table', 'mtd_groups', 'read_mtd', 'check_catalog', 'load_catalog', 'count_classes', 'unused_masks',
+           'save_catalog', 'read_catalog', 'spread_indices']
 
 # %% ../../nbs/10_data.catalog.ipynb #a92ff82e
 import io, warnings
@@ -429,6 +429,18 @@ def count_classes(
     names = sorted(set(df.defect), key=lambda k: (k!='good', k))
     return pd.DataFrame([{'class': k, **_counts(df[df.defect==k], splits)} for k in names])
 
+# %% ../../nbs/10_data.catalog.ipynb #c9ffd10d
+def unused_masks(
+    df:pd.DataFrame, # catalog
+    root # folder that it was read from
+)->list: # paths of masks
+    "The masks under a folder that belong to no image of a catalog."
+    masks = split_masks(list_files(root).files, Path(root))[1]
+    used = {Path(o) for o in df['mask'] if o}
+    good = [Path(p) for p in df.path[df.label==0] if Path(p).is_relative_to(root)]
+    used |= set(pair_masks(good, masks, root, exact=True).values())
+    return [m for m in masks if not {m, m.parent} & used]
+
 # %% ../../nbs/10_data.catalog.ipynb #ee4ebfa7
 def save_catalog(
     df:pd.DataFrame, # catalog with absolute paths
@@ -446,7 +458,7 @@ def read_catalog(
 )->pd.DataFrame: # catalog with absolute paths
     "Reads a catalog that `save_catalog` wrote."
     if not Path(file).is_file(): raise FileNotFoundError(f"no catalog at {file}")
-    df = _read_table(file, dtype={o:str for o in columns if o!='label'})
+    df = _read_table(file, dtype={o:str for o in (*columns,'hash') if o!='label'})
     return _resolve(_fill(df.drop(columns='schema', errors='ignore')), Path(root))
 
 # %% ../../nbs/10_data.catalog.ipynb #74fbd6bc

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..files import one_writer, remove_leftovers, save_yaml
 from ..config import Config, config_to_dict, find_difference, make_config
-from ..data.catalog import count_classes, save_catalog
+from ..data.catalog import count_classes, save_catalog, unused_masks
 from ..data.preprocessing import read_image
 from ..data.dataset import check_images
 from ..data.splits import resolve_split
@@ -134,6 +134,13 @@ def train_run(
     if resume and not out.is_dir(): raise FileNotFoundError(f"there is nothing to resume: {out} does not exist")
     with one_writer(out): return _run(out, cfg, resume, device)
 
+# %% ../../nbs/86_runs.train.ipynb #8d4aef66
+def _tell_what(df, root):
+    "Says what went where, and which masks were found for nothing; `root` is the folder, or None."
+    log(count_classes(df).to_string(index=False))
+    unused = unused_masks(df, root) if root else []
+    if unused: log(f"{len(unused)} masks belong to no defective image, such as {unused[0]}")
+
 # %% ../../nbs/86_runs.train.ipynb #af448b89
 def _run(out, cfg, resume, device):
     "What `train_run` does in a folder that is its own."
@@ -145,7 +152,7 @@ def _run(out, cfg, resume, device):
     df,cfg,skipped = _own_split(RunFolder(out), asked) if goes_on else _load_split(asked, out)
     if asked.data.size is None: validate(cfg)
     is_trained = RunFolder(out).has('model.safetensors', 'calibration.json')
-    log(count_classes(df).to_string(index=False))
+    _tell_what(df, None if goes_on or asked.data.layout in ('csv','synthetic') else asked.data.path)
     if not is_trained: _train(out, asked, cfg, df, goes_on, device)
     elif goes_on: save_catalog(df, out/'catalog.csv', RunFolder(out).root)
     return evaluate_run(out, device=device, skipped=skipped)
