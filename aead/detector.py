@@ -89,7 +89,7 @@ def score_map(self:AnomalyDetector,
 
 # %% ../nbs/64_detector.ipynb #44ed1018
 @patch(as_prop=True)
-def threshold(self:AnomalyDetector)->float|None: # None: there are too few calibration images
+def threshold(self:AnomalyDetector)->float|None: # None in runs of early versions with too few calibration images
     "A score above it is a defect."
     return self.detector.threshold
 

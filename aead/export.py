@@ -244,6 +244,7 @@ class ExportedDetector:
         self.cfg = config_from_dict(meta['config'])
         self.certificate,self.check = meta['certificate'],meta['check']
         self.threshold,self.why,self.heat_max = meta['threshold'],meta['why'],meta['heat_max']
+        self.guaranteed = meta.get('guaranteed')                      # files of early versions do not say it
 
     def _check(self, path):
         "Complains if the file was changed, or gives other scores here than where it was written."

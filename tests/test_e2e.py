@@ -411,7 +411,7 @@ def one_group(tmp_path, groups, bad=0):
 def test_too_few_groups_to_hold_out(tiny, tmp_path, cmd):
     d = one_group(tmp_path, ['only'], bad=3)
     refused(cmd('train', '--data', d, '--layout', 'csv', '--config', tiny, '--out', tmp_path/'run'),
-            '30 good images, of 1 groups', 'at least 4 groups', 'add good images of 3 other parts')
+            '30 good images, of 1 groups', 'at least 4 groups', 'add good images of 3 more')
     assert not (tmp_path/'run').exists()
 
 def test_a_fold_without_a_part_gets_one(tiny, tmp_path, cmd):

@@ -93,7 +93,7 @@ def _check_enough(good, df):
     siblings = int((df.label==0).sum())-len(good)
     more = f" ({siblings} more are of groups that also show a defect, which are never trained on)" if siblings else ''
     raise ValueError(f"there are {len(good)} good images, of {n} groups{more}; a run needs at least 4 groups, "
-                     f"one each to train, choose, calibrate and test: add good images of {4-n} other parts")
+                     f"one each to train, choose, calibrate and test: add good images of {4-n} more")
 
 # %% ../../nbs/17_data.splits.ipynb #94c5d622
 splits = Registry('split')

@@ -41,7 +41,7 @@ def forty(tmp_path_factory):
 @pytest.mark.parametrize('bad', [0,3], ids=['good only','with defects'])
 def test_too_few_are_counted(good, bad, tmp_path):
     text = fails(lambda: train(tmp_path, good, bad))
-    for o in (f'{good} good images', 'at least 4', f'add good images of {4-good} other parts'): assert o in text
+    for o in (f'{good} good images', 'at least 4', f'add good images of {4-good} more'): assert o in text
     assert not (tmp_path/'run').exists()
 
 def test_four_images_train_and_decide(tmp_path):
