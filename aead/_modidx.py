@@ -965,6 +965,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.detect._read_part': ('detect.html#_read_part', 'aead/detect.py'),
                              'aead.detect._training_table': ('detect.html#_training_table', 'aead/detect.py'),
                              'aead.detect.build_graph': ('detect.html#build_graph', 'aead/detect.py'),
+                             'aead.detect.check_and_split': ('detect.html#check_and_split', 'aead/detect.py'),
                              'aead.detect.check_errors': ('detect.html#check_errors', 'aead/detect.py'),
                              'aead.detect.fit_detector': ('detect.html#fit_detector', 'aead/detect.py'),
                              'aead.detect.foresee_fallback': ('detect.html#foresee_fallback', 'aead/detect.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Batch', 'kind_far', 'get_device', 'Limits', 'build_graph', 'Detector', 'KindTest', 'inspect_odd', 'check_errors',
-           'place_rows', 'load_resolved', 'load_detector', 'validate', 'resolve', 'split_readable', 'fit_detector',
-           'foresee_fallback', 'train_detector']
+           'place_rows', 'load_resolved', 'load_detector', 'validate', 'resolve', 'split_readable', 'check_and_split',
+           'fit_detector', 'foresee_fallback', 'train_detector']
 
 # %% ../nbs/52_detect.ipynb #1642f14d
 import json, time, warnings
@@ -509,14 +509,30 @@ def split_readable(
         check_images(df, None, read)
         raise
 
+# %% ../nbs/52_detect.ipynb #7282a61b
+def check_and_split(
+    df:pd.DataFrame, # catalog
+    split, # a name in `splits`, a function, or `auto`
+    fold:int, # which fold is the test, 0 to 4
+    channels:int|None=None, # 1 or 3 converts every image; None: they must agree
+    read=read_image, # `(path, channels) -> h w c`
+    far:float|None=None # false-alarm rate that `cal` is to guarantee; None: `cal` gets its usual share
+)->tuple: # catalog of the readable images with `split` set; number of channels; `{path: what is wrong}`
+    "Splits the images of a catalog that can be read."
+    given = split_readable(df, split, fold, read, far)
+    good,channels,bad = check_images(given, channels, read)
+    if bad: good = split_catalog(df[~df.path.isin(bad)].reset_index(drop=True), split, fold, far)
+    return good, channels, bad
+
 # %% ../nbs/52_detect.ipynb #6a73a049
 def _training_table(cfg, data):
-    "A catalog that is split, from a folder, a catalog or images, and the function that reads it."
+    "A readable catalog that is split, from a folder, a catalog or images; its channels; the function that reads it."
     d = cfg.data
     if isinstance(data, (str,Path)): df,read = load_catalog(data, d.layout, d.category),read_image
     else: df,read = as_table(data)
-    if not {'train','val','cal'} <= set(df.split): df = split_readable(df, d.split, d.fold, read, cfg.detect.far)
-    return df, read
+    if {'train','val','cal'} <= set(df.split): df,channels,_ = check_images(df, d.channels, read)
+    else: df,channels,_ = check_and_split(df, d.split, d.fold, d.channels, read, cfg.detect.far)
+    return df, channels, read
 
 # %% ../nbs/52_detect.ipynb #bd5f92c4
 def fit_detector(
@@ -527,8 +543,7 @@ def fit_detector(
     resume:bool=False # go on from the checkpoint in `path`
 )->Detector: # trained and calibrated
     "Trains a detector on good images and calibrates it."
-    df,read = _training_table(cfg, data)
-    df,channels,_ = check_images(df, cfg.data.channels, read)
+    df,channels,read = _training_table(cfg, data)
     cfg = resolve(cfg, df, channels, read)
     validate(cfg)
     return train_detector(cfg, df, read, device, path, resume)
@@ -562,8 +577,10 @@ def train_detector(
     from aead.learner import train_model
     device,start = get_device(device),time.time()
     val,cal = _good_rows(df, 'val'),_good_rows(df, 'cal')
-    if said := foresee_fallback(df, cfg): warnings.warn(said, stacklevel=2)
-    model = train_model(cfg, df, path, resume, device, read, ready)
+    def begin():                                   # nothing that the user could know can fail any more
+        if said := foresee_fallback(df, cfg): warnings.warn(said, stacklevel=2)
+        if ready: ready()
+    model = train_model(cfg, df, path, resume, device, read, begin)
     det = Detector(cfg, build_graph(cfg, model.eval()), device, int((df.split=='train').sum()))
     if cfg.detect.search: det._find_scoring(val, read)
     batches = (b for _,b in read_batches(det.dataset(val, read), det.bs))

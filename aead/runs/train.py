@@ -14,9 +14,8 @@ from ..files import one_writer, remove_leftovers, save_yaml
 from ..config import Config, config_to_dict, find_difference, make_config
 from ..data.catalog import count_classes, save_catalog, unused_masks
 from ..data.preprocessing import read_image
-from ..data.dataset import check_images
 from ..data.splits import resolve_split
-from ..detect import get_device, resolve, split_readable, train_detector, validate
+from ..detect import check_and_split, get_device, resolve, train_detector, validate
 from .folder import data_root, load_data, RunFolder
 from .score import evaluate_run, log
 
@@ -69,7 +68,7 @@ def _load_split(cfg, out):
     "Readable images with their split, resolved settings, and the number of unreadable images."
     df = load_data(cfg, out)
     split = resolve_split(df, cfg.data.split)
-    df,channels,bad = check_images(split_readable(df, split, cfg.data.fold, far=cfg.detect.far), cfg.data.channels)
+    df,channels,bad = check_and_split(df, split, cfg.data.fold, cfg.data.channels, far=cfg.detect.far)
     _check_whole(df)
     settled = resolve(cfg, df, channels)
     return df, replace(settled, data=replace(settled.data, split=split)), len(bad)
