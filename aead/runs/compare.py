@@ -33,9 +33,25 @@ def get_run_parts(
     return RunParts(curves, images, get_costs({k: r.path for k,r in runs.items()}, device=device))
 
 # %% ../../nbs/89_runs.compare.ipynb #91121416
+def _tell_apart(folders):
+    "Names of folders: as many of their last parts as tell them apart."
+    parts = [o.parts for o in folders]
+    names = [['/'.join(p[-n:]) for p in parts] for n in range(1, max(map(len, parts), default=0)+1)]
+    return next((o for o in names if len(set(o))==len(o)), [str(o) for o in folders])
+
 def _named_runs(roots):
-    "The run folders under some roots, by the names that `load_results` gives them."
-    return {_run_name(f, o): RunFolder(f) for o in roots if o.is_dir() for f in find_runs(o)}
+    "Name by run folder, of all runs under some roots."
+    names = {f.resolve(): _run_name(f, o) for o in roots if o.is_dir() for f in find_runs(o)}
+    twice = [f for f,n in names.items() if list(names.values()).count(n)>1]
+    return {**names, **dict(zip(twice, _tell_apart(twice)))}
+
+# %% ../../nbs/89_runs.compare.ipynb #125a3429
+def _load_named(root, names):
+    "The results under a root, with these names of runs."
+    if root.is_file(): return load_results(root)
+    new = {_run_name(f, root): names[f.resolve()] for f in find_runs(root)}
+    t = load_results(root)
+    return t.assign(run=t.run.map(new))
 
 # %% ../../nbs/89_runs.compare.ipynb #2ff6d799
 def compare_runs(
@@ -46,14 +62,15 @@ def compare_runs(
     device=None # where costs are measured; None: a GPU if there is one
 )->list: # a dict per model, best first, as `compare_models` gives them
     "Compares runs on the images that they share."
-    roots = [Path(o) for o in runs]
+    roots = list({Path(o).resolve(): Path(o) for o in runs}.values())
     by = by or ('run' if all((o/'scores.csv').is_file() for o in roots) else 'model')
     for o in roots:
         if (o/'scores.csv').is_file(): RunFolder(o).file('metrics.json')        # it says what the scores are of
-    t = pd.concat([load_results(o) for o in roots], ignore_index=True)
+    names = _named_runs(roots)
+    t = pd.concat([_load_named(o, names) for o in roots], ignore_index=True)
     if by=='run': t = t.drop(columns='seed')         # runs with other seeds saw the same test images
     rows = compare_models(t, metric, by)
     if out is None: return rows
-    parts = get_run_parts(_named_runs(roots), device) if by=='run' else RunParts()
+    parts = get_run_parts({n: RunFolder(f) for f,n in names.items()}, device) if by=='run' else RunParts()
     write_comparison(out, {str(k): o for k,o in t.groupby(by, sort=False)}, metric, rows, parts)
     return rows

@@ -1,5 +1,5 @@
 "What the campaigns share: how long they are, what they write down, settings of all families, and when a run folder is whole."
-import csv, json, os, time
+import csv, fcntl, json, os, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,18 +20,23 @@ def pick(short, long):
 
 class Tally:
     "Counts of one kind of fault; `lost` are sentences."
-    def __init__(self, campaign, case): self.campaign,self.case,self.faults,self.lost,self.measured = campaign,case,0,[],''
+    def __init__(self, campaign, case): self.campaign,self.case,self.faults,self.refused,self.lost,self.measured = campaign,case,0,0,[],''
     def add(self, n=1): self.faults += n
     def check(self, ok, sentence):
         if not ok: self.lost.append(sentence)
 
 def _write_row(t, seconds):
-    "Puts the row of a tally into the table of the page, over an earlier one."
+    "Puts the row of a tally into the table of the page, over an earlier one; one process at a time."
+    with open(__file__, 'rb') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _put_row(t, seconds)
+
+def _put_row(t, seconds):
     rows = []
     if page.is_file():
         with open(page, newline='') as f: rows = [o for o in csv.DictReader(f) if (o['campaign'],o['case'])!=(t.campaign,t.case)]
     lost = min(len(t.lost), t.faults)
-    rows.append(dict(campaign=t.campaign, case=t.case, faults=t.faults, survived=t.faults-lost, lost=lost, measured=t.measured, minutes=round(seconds/60, 1)))
+    rows.append(dict(campaign=t.campaign, case=t.case, faults=t.faults, survived=t.faults-lost, lost=lost, measured=t.measured or (f'{t.refused} refused' if t.refused else ''), minutes=round(seconds/60, 1)))
     rows.sort(key=lambda o: (o['campaign'], o['case']))
     with open(page, 'w', newline='') as f:
         w = csv.DictWriter(f, list(rows[-1]), lineterminator='\n')

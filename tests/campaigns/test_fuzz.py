@@ -29,6 +29,7 @@ def message_of(e): return str(e.args[0]) if e.args else ''
 def check_refusal(t, e, case, *names):
     "An error of the right kind, whose message is one line and has one of the names in it."
     text = message_of(e)
+    t.refused += 1
     t.check(isinstance(e, refusals), f'{type(e).__name__}: {text[:150]!r}: {case}')
     t.check('\n' not in text and 0 < len(text) < 800, f'not one line: {text[:200]!r}: {case}')
     if names: t.check(any(str(o).lower() in text.lower() for o in names), f'does not name {names[0]}: {text[:200]!r}: {case}')
@@ -46,6 +47,7 @@ def check_command(t, status, text, name, case):
     "Status 0, or 2 and one line of the command."
     mine = [o for o in text.splitlines() if o.startswith(f'aead {name}: ')]
     good = status==0 or (status==2 and len(mine)==1 and len(mine[0])<800)
+    t.refused += status==2
     t.check(good, f'status {status}, {text.strip()[-250:]!r}: {case}')
 
 @contextlib.contextmanager

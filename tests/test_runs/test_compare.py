@@ -53,3 +53,13 @@ def test_a_run_that_was_not_evaluated_is_named(both):
     "Not: the models have no image in common."
     (both[1]/'metrics.json').unlink()
     with pytest.raises(FileNotFoundError, match='run1 is not an evaluated run: metrics.json is missing'): compare_runs(both)
+
+def test_two_runs_of_one_name(both, tmp_path):
+    "Each is a model of its own, with its own maps; a run that is given twice is one."
+    for k,o in enumerate(both): shutil.copytree(o, tmp_path/f'day{k}'/'run')
+    same = [tmp_path/f'day{k}'/'run' for k in (0,1)]
+    rows = compare_runs(same, out=tmp_path/'c.html')
+    assert {r['model'] for r in rows}=={'day0/run','day1/run'} and 'no anomaly map' not in (tmp_path/'c.html').read_text()
+    want = {r['value'] for r in compare_runs(both)}
+    assert {r['value'] for r in rows}==want
+    assert len(compare_runs([same[0], same[0]]))==1 and len(compare_runs([tmp_path/'day0',tmp_path/'day1'], by='run'))==2
