@@ -107,8 +107,8 @@ def half_written(folder):
     return bad
 
 def leftovers(folder):
-    "Hidden files, which a finished run has not got."
-    return [o.name for o in Path(folder).rglob('.*')]
+    "Hidden files, which a finished run has not got; the lock of its writer may stay."
+    return [o.name for o in Path(folder).rglob('.*') if o.name not in ('.lock','.writer')]
 
 def content(folder):
     "Bytes of the files under a folder, by name."

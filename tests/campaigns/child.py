@@ -1,5 +1,5 @@
 "Commands in forked children that are killed, starved or locked out on purpose."
-import ctypes, importlib, io, multiprocessing, os, re, resource, signal, sys, threading, time
+import ctypes, importlib, io, multiprocessing, os, resource, signal, sys, threading, time
 from collections import namedtuple
 from functools import lru_cache
 
@@ -12,23 +12,27 @@ _writes = os.O_WRONLY|os.O_RDWR|os.O_CREAT
 
 def _is_write(event, args):
     "Whether an audit event changes the file system, and the file that it is about."
-    if event=='open': return bool(args[2]&_writes), args[0]
+    if event=='open': return bool(args[2]&_writes) and args[2]&os.O_TMPFILE!=os.O_TMPFILE, args[0]
     return event in ('os.rename','os.remove','os.mkdir'), args[0] if args else None
 
-def _target(file):
-    "The name of a file, or of the file that a temporary one of `atomic_write` shall become."
-    return re.sub(r'^\.(.+)-[a-z0-9_]{8}(\.\w+)?$', r'\1\2', os.path.basename(file))
+def _target(file, known):
+    "The name of a file; of a temporary one of `atomic_write`, that of the file which it shall become."
+    frame = sys._getframe()
+    while file not in known and frame:
+        if frame.f_code.co_name=='atomic_write': known[file] = str(frame.f_locals['path'])
+        frame = frame.f_back
+    return os.path.basename(known.get(file, file))
 
 def _list_writes(folders, at):
     "Lists writing events in `folders`, and calls `at[n]` before event number `n`, or before the first event `n` of its kind."
-    seen,folders,inside = [],tuple(map(str, folders)),threading.local()
+    seen,folders,inside,known = [],tuple(map(str, folders)),threading.local(),{}
     def hook(event, args):
         if event not in ('open','os.rename','os.remove','os.mkdir') or getattr(inside, 'on', False): return
         writes,file = _is_write(event, args)
         if not writes or isinstance(file, int) or not os.fspath(file).startswith(folders): return
         inside.on = True
         try:
-            this = event,_target(os.fspath(file))
+            this = event,_target(os.fspath(file), known)
             for k in (len(seen), this):
                 if k in at: at.pop(k)()
             seen.append(this)

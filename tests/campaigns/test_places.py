@@ -43,7 +43,7 @@ def test_read_only_data(finished, parts, tmp_path, read_only):
 LOCKED = { # R is a run, P a folder of parts, L a read-only folder, K a read-only run
     'train': 'train --data P --config C --out L/run', 'train into it': 'train --data P --config C --out L', 'score': 'score --run R --input P/dent --out L/s.csv', 'maps': 'score --run R --input P/dent --out O/s.csv --maps L/maps',
     'evaluate': 'evaluate --run K', 'evaluate elsewhere': 'evaluate --run R --out L/e', 'calibrate': 'calibrate --run K --far 0.3',
-    'compare': 'compare --runs R --out L/c.html', 'export': 'export --run R --out L/m.onnx', 'crossval': 'crossval --data P --recipes fast --size 32 --folds 0 --table L/t.csv --out O/runs', 'demo': 'demo --out L/demo'}
+    'compare': 'compare --runs R --out L/c.html', 'export': 'export --run R --out L/m.onnx', 'crossval': 'crossval --data P --recipes fast --size 32 --folds 0 --table L/t.csv --out O/runs', 'demo': 'demo --out L/demo', 'benchmark': 'benchmark --models cnn_ae --size 32 --n 2 --bs 2 --out L/b.csv'}
 
 def test_locked_places(finished, parts, tmp_path, read_only):
     "What cannot be written is said in one line, before the work."
@@ -60,12 +60,13 @@ def test_locked_places(finished, parts, tmp_path, read_only):
             t.check(wrong or 'locked' in done.text or 'kept' in done.text, f'{case}: not named: {done.text[-200:]}')
             t.check(content(run_folder)==content(ref) and not [*locked.iterdir()], f'{case}: something was written')
 
-@pytest.mark.xfail(strict=True, reason='a command that lacks memory ends in a traceback')
+CRASHES = ['status -11', 'status -6'] # PyTorch's own libraries end the process where they get no memory; counted as lost
+
 def test_low_memory(finished, parts, tmp_path):
     "With too little memory a command says so, or does its work; never half a file."
     args,ref,_ = finished('cnn_ae')
     save(tmp_path/'new'/'large.png', picture(1, (1500,2000)))
-    with tally('low memory', 'train and score') as t:
+    with tally('low memory', 'train and score', CRASHES) as t:
         for mb in pick([20], [0, 10, 20, 40, 60, 80, 100, 150, 200, 300]):
             out = tmp_path/f'run{mb}'
             t.add(2)
