@@ -12,7 +12,7 @@ _writes = os.O_WRONLY|os.O_RDWR|os.O_CREAT
 
 def _is_write(event, args):
     "Whether an audit event changes the file system, and the file that it is about."
-    if event=='open': return bool(args[2]&_writes) and args[2]&os.O_TMPFILE!=os.O_TMPFILE, args[0]
+    if event=='open': return bool(args[2]&_writes) and not os.path.isdir(args[0]), args[0]     # a folder: a nameless file, to try it
     return event in ('os.rename','os.remove','os.mkdir'), args[0] if args else None
 
 def _target(file, known):
