@@ -14,6 +14,7 @@ from ..files import one_writer, remove_leftovers, save_yaml
 from ..config import Config, config_to_dict, find_difference, make_config
 from ..data.catalog import count_classes, save_catalog, unused_masks
 from ..data.preprocessing import read_image
+from ..data.dataset import check_images
 from ..data.splits import resolve_split
 from ..detect import check_and_split, get_device, resolve, train_detector, validate
 from .folder import data_root, load_data, RunFolder
