@@ -952,6 +952,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.detect.Limits': ('detect.html#limits', 'aead/detect.py'),
                              'aead.detect.Limits.__post_init__': ('detect.html#limits.__post_init__', 'aead/detect.py'),
                              'aead.detect.Limits.rate_text': ('detect.html#limits.rate_text', 'aead/detect.py'),
+                             'aead.detect._check_good': ('detect.html#_check_good', 'aead/detect.py'),
                              'aead.detect._check_tile': ('detect.html#_check_tile', 'aead/detect.py'),
                              'aead.detect._check_trim': ('detect.html#_check_trim', 'aead/detect.py'),
                              'aead.detect._get_limits': ('detect.html#_get_limits', 'aead/detect.py'),

@@ -245,6 +245,12 @@ def _heat_max(peaks, far):
     "Upper end of the heat maps' scale: few good images reach it, and half of them not even its middle."
     return float(max(2*np.median(peaks), np.quantile(peaks, 1-far)))
 
+def _check_good(df):
+    "Complains of images that are known to be defective."
+    bad = int((df.label==1).sum()) if 'label' in df else 0
+    if bad:
+        raise ValueError(f"{bad} of the {len(df)} images are labelled defective; a threshold needs good images alone")
+
 @patch
 def calibrate(self:Detector,
     data=None, # good images, new to the detector, as `as_table` takes them; None: those it has
@@ -259,6 +265,7 @@ def calibrate(self:Detector,
     if data is None and self.calibration is None:
         raise ValueError('this detector has no calibration images; give it new good images')
     if data is not None and read is None: data,read = as_table(data)
+    if data is not None: _check_good(data)
     if far is not None: check_rate(far, self.calibration.n_groups if data is None else data.group.nunique())
     calibration,heat_max = (self.calibration, self.heat_max) if data is None else self._measure(data, read, rate)
     self.calibration,self.limits = calibration,_get_limits(calibration, rate, inspect, heat_max)

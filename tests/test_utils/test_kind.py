@@ -136,3 +136,22 @@ def test_in_the_table_of_the_command_and_in_the_report(detector, synth, tmp_path
     good = score_images(tmp_path/'run', files[0], tmp_path/'f.csv', fdr=.5, device='cpu')
     assert good.answer[0] in ('inspect','reject')
     assert '2 images are unlike' in odd_note(t.assign(label=0))[0] and odd_note(t.drop(columns='odd'))==[]
+
+def test_a_threshold_is_not_set_on_defective_images(detector, synth):
+    from copy import copy
+    from aead.detector import AnomalyDetector
+    rows,det = synth[synth.split=='test'].reset_index(drop=True),AnomalyDetector(model='cnn_ae', device='cpu')
+    det._detector = copy(detector)
+    limits = detector.limits
+    with pytest.raises(ValueError, match=f'{int(rows.label.sum())} of the {len(rows)} images are labelled defective'): det.calibrate(rows)
+    assert det._detector.limits==limits
+
+def test_an_export_of_an_early_version_has_no_test_of_the_kind(detector):
+    from types import SimpleNamespace
+    export = pytest.importorskip('aead.export')
+    ex,c = object.__new__(export.ExportedDetector),detector.graph.model.settings['ni']
+    def run(names, inputs): return [np.zeros(1, np.float32), np.zeros((1,32,32), np.float32), np.ones(1, np.float32), -np.ones(1, np.float32)]
+    ex.session,ex.cfg,ex.channels = SimpleNamespace(run=run),detector.cfg,c
+    t = ex.predict([np.zeros((40,48,c)), 'gone.png'], errors='skip')
+    assert t.odd.isna().all() and t.kind_p.isna().all() and t.decision.isna().all() and t.score.tolist()[0]==0
+    assert [bool(o) for o in t.error]==[False,True] and list(t.columns)==['path','score','p_value','decision','kind_p','odd','error']
