@@ -209,6 +209,44 @@ def _gallery(kind, cards, decided):
     how = tag('p', _how, class_='legend') if kind=='found' else ''
     return section_tag(title, how, tag('div', *cards, class_='cards'))
 
+# %% ../../nbs/82_report.run.ipynb #4b0ede99
+_twin_side = 256 # longer side of a picture, pixels
+
+_why_twin = {'group': 'the catalog says that both show one part', 'copy': 'the same pixels'}
+
+def _likeness(o):
+    "What a pair is, in words."
+    if o.get('usual') is None: return f'{o["kind"]}: {_why_twin.get(o["kind"], "")}'
+    return (f'{o["kind"]}: likeness {o["similarity"]:.4f}; other images that look most like it {o["usual"]:.4f}; '
+            f'different parts hardly ever above {o["limit"]:.4f}')
+
+def _twin_card(o):
+    "One pair: a test image and its twin."
+    def uri(x): return None if x is None else data_uri(jpeg_bytes(to_rgb(x), _twin_side))
+    a,b = short_path(o['path']),short_path(o['other'])
+    shown = (o.get('image'), f'test image {a}'),(o.get('twin'), f'its twin {b}')
+    pictures = [_picture(uri(x), alt, '', (1,1) if x is None else x.shape, 'image') for x,alt in shown]
+    names = tag('small', f'{a} and {b}')
+    both = tag('div', *pictures, class_='trio', style='grid-template-columns:repeat(2,1fr)')
+    return tag('figure', both, tag('figcaption', _likeness(o), names), class_='card')
+
+# %% ../../nbs/82_report.run.ipynb #fadcddbe
+_how_twins = (
+    'Left a test image, right the most similar image among those that fitted the model. Likeness is the correlation '
+    'after registration, at most 1. If both show one part, or one photograph, the test is not new to the model: give '
+    'both the same group, and train again with the split "grouped". If they show different parts, there is nothing to '
+    'do. Groups are a column of the table catalog.csv (layout csv) in the folder of the images:')
+
+def _group_lines(o):
+    "Lines of a `catalog.csv` that say that both images of a pair show one part."
+    return '\n'.join(['path,label,group', f'{o["path"]},{o.get("label", 0)},part-1', f'{o["other"]},0,part-1'])
+
+def _twin_section(twins):
+    "The pairs of the audit, or nothing."
+    if not twins: return ''
+    how = tag('p', _how_twins, class_='legend'),tag('pre', _group_lines(twins[0]))
+    return section_tag('Test images with a twin', tag('div', *[_twin_card(o) for o in twins], class_='cards'), *how)
+
 # %% ../../nbs/82_report.run.ipynb #c0dc4f4b
 _reported = ('target_false_alarm_rate','guaranteed_false_alarm_rate','false_alarm_rate','detection_rate',
              'image_auroc','image_ap','image_f1_max',
@@ -370,6 +408,7 @@ class RunReport:
     thumbs:dict|None=None # JPEG by row label of `scores`, as `get_thumbnail` makes them; None: made of the examples
     pro:pd.DataFrame|None=None # as `get_pro_curve` gives it; None: there are no maps or no masks
     origins:list|tuple=() # of pretrained weights, dicts `name source license sha256`
+    twins:list|tuple=() # pairs of the audit by `pick_pairs`, with pictures `image` and `twin`, `h w c` or None
 
 # %% ../../nbs/82_report.run.ipynb #f46fd102
 def _thumbs(r, vmax):
@@ -408,7 +447,8 @@ def _report_page(name, r, interactive):
     def gallery(kind): return _gallery(kind, cards.get(kind, []), threshold is not None)
     others = [k for k in cards if k not in _titles]
     top = [tag('h1', name), tag('p', get_verdict(r.metrics), class_='verdict'), _about(r.config, r.metrics),
-           *_origins(r.origins), _notes(r), gallery('found'), _legend(vmax, r.config) if any(cards.values()) else '']
+           *_origins(r.origins), _notes(r), _twin_section(r.twins), gallery('found'),
+           _legend(vmax, r.config) if any(cards.values()) else '']
     middle = [section_tag('Metrics', _metrics_table(r.metrics)), _score_sections(r, threshold),
               live_section(r.scores, threshold, _thumbs(r, vmax)) if interactive else '',
               section_tag('By defect class', _per_defect(r.metrics, r.scores))]

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image, PngImagePlugin
 
-from ..files import atomic_write, check_apart, check_output, one_writer, relative_path, SCHEMA
+from ..files import absolute_path, atomic_write, check_apart, check_output, one_writer, relative_path, SCHEMA
 from ..config import config_to_dict
 from ..data.catalog import load_catalog, save_catalog
 from ..data.listing import list_images
-from ..data.preprocessing import read_image, resize_image, restore_map
+from ..data.preprocessing import read_gray, read_image, resize_image, restore_map
 from ..data.dataset import check_images
-from ..data.audit import audit_catalog, describe_audit, nearest_neighbour_auroc
+from ..data.audit import audit_catalog, describe_audit, nearest_neighbour_auroc, pick_pairs
 from ..data.splits import groups_needed
 from ..calibration import benjamini_hochberg, get_answers
 from ..detect import Detector, inspect_odd, load_detector
@@ -73,11 +73,20 @@ class _Keeper:
             self.thumbs[b.rows[i]] = get_thumbnail(image, b.amap[i], self.det.heat_max, b.mask[i], self.side)
 
 # %% ../../nbs/85_runs.score.ipynb #e14362ea
-def _audit(df):
-    "One sentence on leaks, and how many test images they concern."
+def _audit(df, root):
+    "One sentence on leaks, how many test images they concern, by what, and some of the pairs."
     found,auroc = audit_catalog(df, warn=False),nearest_neighbour_auroc(df)
     text = describe_audit(found, int((df.split=='test').sum()), auroc)
-    return {'leaks': int(found.path.nunique()), 'null_auroc': auroc, 'text': text}
+    kinds = found.drop_duplicates(['kind','path']).kind.value_counts().to_dict()
+    pairs = [{**o, **{k: relative_path(o[k], root) for k in ('path','other')}} for o in pick_pairs(found)]
+    return {'leaks': int(found.path.nunique()), 'null_auroc': auroc, 'text': text, 'kinds': kinds, 'pairs': pairs}
+
+def _twins(audit, root):
+    "The pairs of an audit, with their pictures; None where a file cannot be read."
+    def picture(p):
+        try: return _shown(read_gray(absolute_path(p, root)).transpose(2,0,1))[0]
+        except (ValueError, OSError): return None
+    return [{**o, 'image': picture(o['path']), 'twin': picture(o['other'])} for o in audit.get('pairs', ())]
 
 # %% ../../nbs/85_runs.score.ipynb #2d8f8ada
 def _near_copies(known, df):
@@ -179,7 +188,8 @@ def _write_evaluation(out, run, det, ev, metrics, thumbs):
     audit = metrics['audit'] or {}
     notes = [audit['text']] if audit.get('leaks') else []
     config,pictures = {**config_to_dict(det.cfg), 'name': run.name}, {i: thumbs[j] for i,j in enumerate(at)}
-    report = RunReport(config, metrics, shown, run.history, examples, notes, pictures, pro, det.origins)
+    twins = _twins(audit, run.root)
+    report = RunReport(config, metrics, shown, run.history, examples, notes, pictures, pro, det.origins, twins)
     write_report(out/'report.html', report)
     text = json.dumps(metrics, indent=1, allow_nan=False)
     with atomic_write(out/'metrics.json') as p: p.write_text(text, encoding='utf-8')
@@ -194,7 +204,7 @@ def _rows_to_score(run, data, layout, category, skipped):
     df = df[df.split!=''].reset_index(drop=True)
     if skipped is None: skipped = run.metrics['n']['skipped'] if run.has('metrics.json') else 0
     is_train = df.split=='train'
-    return df[~is_train].reset_index(drop=True), df[is_train], _audit(df), skipped
+    return df[~is_train].reset_index(drop=True), df[is_train], _audit(df, run.root), skipped
 
 # %% ../../nbs/85_runs.score.ipynb #02ffbe34
 def _other_folder(run, data):
