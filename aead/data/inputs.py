@@ -77,7 +77,7 @@ def _images_in(o, name):
     elif isinstance(o, Image.Image): a,alpha = _pil_array(o, name)
     elif isinstance(o, np.ndarray): a = o
     else: raise TypeError(f"{name}: a {type(o).__name__} is no image; accepted are {_forms}")
-    if not a.size: raise ValueError(f"{name}: shape {tuple(a.shape)} holds no pixels")
+    if not a.size: raise ValueError(f"{name}: shape {tuple(a.shape)} holds no pixels; accepted are {_forms}")
     return [(x, alpha) for x in _split_array(_check_pixels(a, name), first, name)]
 
 # %% ../../nbs/19_data.inputs.ipynb #286f8d54
@@ -101,7 +101,9 @@ def _files(path):
     "Image files at a path; a folder is searched, masks passed over."
     if not str(path): raise ValueError("an empty path names no image or folder")
     path = Path(path)
-    return [str(o) for o in list_images(path)[0]] if path.is_dir() else [str(path)]
+    try: is_folder = path.is_dir()
+    except OSError as e: raise ValueError(f"{str(path)[:80]}…: {e.strerror}") from None
+    return [str(o) for o in list_images(path)[0]] if is_folder else [str(path)]
 
 def _list_items(data):
     "A list of paths and images in memory; arrays that hold several images are split by `as_table`."

@@ -88,7 +88,7 @@ WRONG = {'uint32': (A.astype('uint32'), 'pixels are uint32'), 'uint64': (A.astyp
          'no channels': (torch.zeros(0,9,9), 'holds no pixels'), '0-d': (np.array(.5), 'is no image'),
          '1-d': (np.zeros(9), 'is no image'), '5-d': (np.zeros((1,1,9,9,3)), 'is no image'),
          'empty list': ([], 'no images were given'), 'empty table': (pd.DataFrame({'path': []}), 'no images were given'),
-         'batch in a list': ([A, np.stack([A,A])], 'image 1 of the list holds 2 images'), 'empty text': ('', 'an empty path'),
+         'batch in a list': ([A, np.stack([A,A])], 'image 1 of the list holds 2 images'), 'empty text': ('', 'an empty path'), 'long text': ('a'*5000, 'aaa…: File name too long'),
          'sparse': (T.float().to_sparse(), 'this tensor cannot be read'), 'no path': (pd.DataFrame({'file': ['a']}), "the column 'path'")}
 
 @pytest.mark.parametrize('data,text', WRONG.values(), ids=WRONG)
