@@ -420,11 +420,12 @@ def crossval(
 def export(
     run:str, # folder of the run
     out:str, # ONNX file to write
-    n:int=16 # images on which file and run are compared, at most
+    n:int=16, # images on which file and run are compared, at most
+    data:str=None # where the images of the run are now, if they have moved
 )->dict: # the certificate
     "Write a run as one ONNX file with the whole scoring graph, after a comparison of both."
     from aead.export import export_run
-    c = export_run(run, out, n)
+    c = export_run(run, out, n, data)
     on = f"{c['images']} {'of the run’s' if c['real'] else 'made-up'} images"
     print(f"{out}: on {on}, scores differ by at most {c['score']:.1g} and maps by {c['map']:.1g}")
     return c

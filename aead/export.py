@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from .data.catalog import spread_indices
-from .files import atomic_write, SCHEMA
+from .files import atomic_write, check_output, SCHEMA
 from .config import config_from_dict, config_to_dict
 from .data.preprocessing import read_image, restore_map
 from .data.dataset import ImageDataset, read_batches
@@ -203,11 +203,13 @@ def _metadata(det, cert, answers):
 def export_run(
     run, # run folder
     out, # ONNX file to write
-    n:int=16 # images to compare, at most
+    n:int=16, # images to compare, at most
+    data=None # where the images of the run are now; None: where they were
 )->dict: # the certificate: `images` compared, `real` or made up, largest difference of `score map kind`, versions
     "Writes a run as one ONNX file, after a comparison of both."
     _need()
-    if Path(out).suffix!='.onnx': raise ValueError(f"an export is an .onnx file, got '{out}'")
+    check_output(out, ('.onnx',), b'aead')
+    if data is not None: RunFolder(run).find_images(data)
     det = load_detector(run, 'cpu')
     graph = DetectionGraph(det).eval()
     program = _convert(graph, _shape(det), det.cfg.model)
