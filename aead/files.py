@@ -53,6 +53,7 @@ def atomic_write(
         os.chmod(tmp, 0o666 & ~_umask())
         os.replace(tmp, path)
     except OSError as e:
+        if e.errno is None: raise OSError(f"{path}: {e}") from None
         if e.filename in (None, tmp): e.filename,e.filename2 = str(path),None     # a full disk does not say where
         raise
     finally:
@@ -102,7 +103,7 @@ def check_output(
     "Checks before the work that a file can be written and would replace no input and no file of another kind."
     path = Path(path)
     if suffixes and path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path} must end in {' or '.join(suffixes)}")
+        raise ValueError(f"{path} must end in {' or '.join(filter(None, [', '.join(suffixes[:-1]), suffixes[-1]]))}")
     _check_place(path)
     if not path.exists(): return path
     if any(Path(o).exists() and path.samefile(o) for o in inputs):

@@ -50,17 +50,17 @@ def _places(layout, ext):
     def stem(i): return f'exp{1+i%2}_num_{1000*(1+i//2)+i%2}' if layout=='mtd' else f'{i:03d}'
     return lambda kind,i: f'{at[kind]}/{stem(i)}.{ext}', lambda i: f'{masks}/{stem(i)}{end}'
 
-def make_layout(root, layout, bad=N_BAD, masks=True, hw=(40,48), c=1, dtype=np.uint8, ext='png'):
-    "A folder in `layout`; pictures are numbered on through train, good and bad."
+def make_layout(root, layout, bad=N_BAD, masks=True, hw=(40,48), c=1, dtype=np.uint8, ext='png', first=0):
+    "A folder in `layout`; pictures are numbered on through train, good and bad, from `first`."
     root = Path(root)
     at,mask_at = _places(layout, ext)
     rows = []
     for i in range(N_TRAIN+N_GOOD):
         kind = 'train' if i<N_TRAIN else 'good'
-        save(root/at(kind, i), picture(i, hw, c, dtype))
+        save(root/at(kind, i), picture(first+i, hw, c, dtype))
         rows.append((at(kind, i), 0, 'good', '', kind))
     for i in range(N_TRAIN+N_GOOD, N_TRAIN+N_GOOD+bad):
-        x,m = dent(i, hw, c, dtype)
+        x,m = dent(first+i, hw, c, dtype)
         save(root/at('bad', i), x)
         if masks: save(root/mask_at(i), m)
         rows.append((at('bad', i), 1, 'dent', mask_at(i) if masks else '', 'bad'))

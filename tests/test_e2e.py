@@ -440,7 +440,7 @@ def test_no_good_test_images(bad, tmp_path, cmd):
 
 def test_evaluate_on_other_data(run, layout_folder, tmp_path, cmd):
     before = tree(run)
-    d = layout_folder('mvtec')
+    d = layout_folder('mvtec', first=100)
     res = cmd('evaluate', '--run', run, '--data', d, '--layout', 'mvtec', '--category', 'part')
     assert res.status==0, res.err
     out = run/'eval-mvtec'
@@ -451,7 +451,7 @@ def test_evaluate_on_other_data(run, layout_folder, tmp_path, cmd):
     check_scores(out, s, m)
     assert m['n']['test_good']==N_GOOD and m['image_auroc']==1 and m['split']=='other data'
     assert {k:v for k,v in tree(run).items() if not k.startswith('eval-')}==before
-    bad = layout_folder('folder', masks=False)                  # no split: all of it
+    bad = layout_folder('folder', masks=False, first=200)       # no split: all of it
     assert cmd('evaluate', '--run', run, '--data', bad, '--out', tmp_path/'o').status==0
     m = json.loads((tmp_path/'o'/'metrics.json').read_text())
     assert m['n']['test_good']==N_TRAIN+N_GOOD and m['pixel_auroc'] is None and m['why']['pixel_auroc']
@@ -511,8 +511,12 @@ def test_calibrate(run, part, tmp_path, cmd):
     for i in range(12): save(tmp_path/'new'/f'{i}.png', picture(500+i))
     assert cmd('calibrate', '--run', run, '--data', tmp_path/'new', '--layout', 'folder').status==0
     assert len(json.loads((run/'calibration.json').read_text())['scores'])==12
+    res = cmd('calibrate', '--run', run, '--data', part)                # its own images: those of the training are left out
+    cat = pd.read_csv(run/'catalog.csv')
+    assert res.status==0 and 'images were used in training and are left out' in res.err
+    assert len(json.loads((run/'calibration.json').read_text())['scores'])==(cat.split.isin(['cal','test']) & (cat.label==0)).sum()
+    assert cmd('calibrate', '--run', run, '--data', tmp_path/'new', '--layout', 'folder').status==0
     kept = tree(run)
-    refused(cmd('calibrate', '--run', run, '--data', part), 'used in training', name='calibrate')
     refused(cmd('calibrate', '--run', run, '--far', 1.5), 'detect.far', name='calibrate')
     refused(cmd('calibrate', '--run', run, '--inspect', .1), 'detect.inspect', name='calibrate')
     refused(cmd('calibrate', '--run', tmp_path/'no'), 'no run folder', name='calibrate')

@@ -343,13 +343,12 @@ def _save_table(t, out):
 
 # %% ../../nbs/85_runs.score.ipynb #43d10b5d
 def _images_in(input):
-    "Image files, and the folder that the names of their maps start from."
+    "Image files, the folder that the names of their maps start from, and the number of masks among them."
     if not input.exists(): raise FileNotFoundError(f"no image or folder at {input}")
-    if not input.is_dir(): return [input], input.parent
+    if not input.is_dir(): return [input], input.parent, 0
     files,masks = list_images(input)
     if not files: raise ValueError(f"no images in {input}")
-    if masks: log(f"{len(masks)} masks were passed over")
-    return files, input
+    return files, input, len(masks)
 
 # %% ../../nbs/85_runs.score.ipynb #8de8f49c
 class _Painter:
@@ -384,11 +383,12 @@ def score_images(
     device=None # where to compute; None: a GPU if there is one
 )->pd.DataFrame: # a row per image: `path score p_value decision answer kind_p odd error`
     "Scores images with a run; an unreadable one among others gets its reason in `error`."
-    files,root = _images_in(Path(input))
+    files,root,masks = _images_in(Path(input))
     names = _unique_names(files, root)
     check_output(out, ('.csv',), b'schema', files)
     if maps: _check_maps(Path(maps), names, Path(input))
     det,df = load_detector(run, device),pd.DataFrame({'path': [str(o) for o in files], 'mask': ''})
+    if masks: log(f"{masks} masks were passed over")
     draw = _Painter(det, files, [Path(maps)/o for o in names] if maps else [])
     res = _write_scores(det, df, *_score_rows(det, df, draw), out, fdr)
     if draw.failed: raise draw.failed

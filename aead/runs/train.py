@@ -107,6 +107,13 @@ def _own_split(run, asked):
     _check_whole(now)
     return now, cfg, skipped
 
+# %% ../../nbs/86_runs.train.ipynb #8d4aef66
+def _tell_what(df, root):
+    "Says what went where, and which masks were found for nothing; `root` is the folder, or None."
+    log(count_classes(df).to_string(index=False))
+    unused = unused_masks(df, root) if root else []
+    if unused: log(f"{len(unused)} masks belong to no defective image, such as {unused[0]}")
+
 # %% ../../nbs/86_runs.train.ipynb #33303e0c
 def _train(out, asked, cfg, df, resume, device):
     "The first half of a run: settings, catalog, model, calibration."
@@ -117,6 +124,7 @@ def _train(out, asked, cfg, df, resume, device):
         save_yaml(config_to_dict(cfg), out/'resolved.yaml')
         save_catalog(df, out/'catalog.csv', root)
         run.set_root(root)
+        _tell_what(df, None if resume or asked.data.layout in ('csv','synthetic') else asked.data.path)
         log(_summary(df, cfg))
     train_detector(cfg, df, read_image, device, out, resume, begin).save(out)
     (out/'checkpoint.safetensors').unlink(missing_ok=True)         # five times the model, and not needed any more
@@ -134,13 +142,6 @@ def train_run(
     if resume and not out.is_dir(): raise FileNotFoundError(f"there is nothing to resume: {out} does not exist")
     with one_writer(out): return _run(out, cfg, resume, device)
 
-# %% ../../nbs/86_runs.train.ipynb #8d4aef66
-def _tell_what(df, root):
-    "Says what went where, and which masks were found for nothing; `root` is the folder, or None."
-    log(count_classes(df).to_string(index=False))
-    unused = unused_masks(df, root) if root else []
-    if unused: log(f"{len(unused)} masks belong to no defective image, such as {unused[0]}")
-
 # %% ../../nbs/86_runs.train.ipynb #af448b89
 def _run(out, cfg, resume, device):
     "What `train_run` does in a folder that is its own."
@@ -152,7 +153,6 @@ def _run(out, cfg, resume, device):
     df,cfg,skipped = _own_split(RunFolder(out), asked) if goes_on else _load_split(asked, out)
     if asked.data.size is None: validate(cfg)
     is_trained = RunFolder(out).has('model.safetensors', 'calibration.json')
-    _tell_what(df, None if goes_on or asked.data.layout in ('csv','synthetic') else asked.data.path)
     if not is_trained: _train(out, asked, cfg, df, goes_on, device)
     elif goes_on: save_catalog(df, out/'catalog.csv', RunFolder(out).root)
     return evaluate_run(out, device=device, skipped=skipped)
