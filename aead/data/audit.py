@@ -133,21 +133,24 @@ class _Index:
         return rows, r[:,rows].argmax(0)
 
 # %% ../../nbs/18_data.audit.ipynb #ea41bc77
+_low_peak = .2 # of the phase correlation; those of copies are above 0.6
+
 _criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 25, 1e-4)
 
 def _detail(x): return x-cv2.GaussianBlur(x, (0,0), 5*x.shape[0]/_side)
 
 def _shifts(x, r):
-    "`x` and `x` turned by half, each with its shift to `r`; one of them where the other's peak is much higher."
+    "`x` and `x` turned by half, with shift to `r` and peak of the correlation; one where its peak is much higher."
     window = cv2.createHanningWindow(x.shape, cv2.CV_32F)
     both,r = (x, np.ascontiguousarray(x[::-1,::-1])),_detail(r)*window
     found = [(o, *cv2.phaseCorrelate(_detail(o)*window, r)) for o in both]
     top = max(peak for *_,peak in found)
-    return [(o, shift) for o,shift,peak in found if peak>=.85*top]
+    return [o for o in found if o[2]>=.85*top]
 
-def _register(x, r, shift):
-    "The affine map from places in `x` to places in `r`."
+def _register(x, r, shift, peak):
+    "The affine map from places in `x` to places in `r`; `shift` where the peak is too low for any likeness."
     start = np.float32([[1,0,shift[0]],[0,1,shift[1]]])
+    if peak<_low_peak: return start
     try: return cv2.findTransformECC(x, r, start.copy(), cv2.MOTION_AFFINE, _criteria, None, 3)[1]
     except cv2.error: return start                  # does not converge: the two are not alike
 
@@ -208,7 +211,7 @@ _as_it_lies = np.eye(2, 3, dtype=np.float32)
 
 def _compare(form, r):
     "Logs of the shares of a test picture that the picture `r` leaves unexplained: registered, and as it lies."
-    views = [(_view(x), _register(x, r, d)) for x,d in _shifts(form, r)]
+    views = [(_view(x), _register(x, r, *where)) for x,*where in _shifts(form, r)]
     logs = [[_unexplained(v, r, move) for move in (m, _as_it_lies)] for v,m in views]
     return np.min(logs, axis=0) if logs else np.zeros(2)
 
@@ -223,14 +226,16 @@ def _match(x, small, index, skip=None):
     rows,how = index.nearest(forms, _n_candidates(len(small)), skip)
     return rows, np.array([_compare(forms[k], _float(small[i])) for i,k in zip(rows, how)]).reshape(-1, 2)
 
-def _gaps(logs): return np.median(logs, 0)-logs
+def _usual(logs, typical): return np.minimum(np.median(logs, 0), typical)
 
 # %% ../../nbs/18_data.audit.ipynb #29af7ac0
 def _reference_gaps(small, group, index):
-    "Gaps of images of the reference with those of other groups: a list of arrays `k 2`."
+    "Gaps of images of the reference with those of other groups, a list of arrays `k 2`; and their typical likeness."
     some = np.sort(np.random.default_rng(0).permutation(len(small))[:_sample])
-    found = (_match(small[i], small, index, group==group[i])[1] for i in some)
-    return [_gaps(o) for o in found if len(o)>1]
+    found = [_match(small[i], small, index, group==group[i])[1] for i in some]
+    found = [o for o in found if len(o)>1]
+    typical = np.median([np.median(o, 0) for o in found], 0) if found else np.zeros(2)
+    return [_usual(o, typical)-o for o in found], typical
 
 # %% ../../nbs/18_data.audit.ipynb #f4b655e5
 def _heap(x, apart=4):
@@ -277,14 +282,15 @@ def _fit_limit(gaps):
 # %% ../../nbs/18_data.audit.ipynb #f1751466
 def _as_similarity(log): return float(np.sqrt(1-np.exp(min(log, 0))))
 
-def _finding(logs, limits, rate):
+def _finding(logs, typical, limits, rate):
     "Place of the near-copy, its similarity, the usual one, that at the limit, and the chance of it; None if none."
-    gaps = _gaps(logs)
+    usual = _usual(logs, typical)
+    gaps = usual-logs
     chance = [o.chance(g) if g>o.gap(rate/2) else 1. for o,g in zip(limits, gaps.max(0))]
     k = int(np.argmin(chance))
     if chance[k]>=1: return None
-    i,usual = gaps[:,k].argmax(),np.median(logs[:,k])
-    similar = [_as_similarity(o) for o in (logs[i,k], usual, usual-limits[k].gap(rate/2))]
+    i = gaps[:,k].argmax()
+    similar = [_as_similarity(o) for o in (logs[i,k], usual[k], usual[k]-limits[k].gap(rate/2))]
     return i, *similar, min(1., 2*chance[k])
 
 # %% ../../nbs/18_data.audit.ipynb #fafcc41d
@@ -294,11 +300,11 @@ def _near_copies(pictures, test, fit, group, near, rate):
     if not len(test) or len(fit)<2: return
     small = pictures.small[fit]
     index = _Index(small)
-    gaps = _reference_gaps(small, group[fit], index)
+    gaps,typical = _reference_gaps(small, group[fit], index)
     limits = [_fit_limit([o[:,k] for o in gaps]) for k in range(2)]
     for i in test:
         rows,logs = _match(pictures.small[i], small, index)
-        found = _finding(logs, limits, rate)
+        found = _finding(logs, typical, limits, rate)
         if found and found[1]>=near: yield i, fit[rows[found[0]]], *found[1:]
 
 # %% ../../nbs/18_data.audit.ipynb #beb5601a

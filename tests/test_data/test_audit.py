@@ -178,14 +178,14 @@ def tilted(x, rng):
     return cv2.warpAffine(x, m, (SIDE,SIDE), borderMode=cv2.BORDER_REPLICATE)
 
 def compressed(x, rng):
-    return cv2.imdecode(cv2.imencode('.jpg', x*255, [cv2.IMWRITE_JPEG_QUALITY, 75])[1], cv2.IMREAD_UNCHANGED)/255
+    return cv2.imdecode(cv2.imencode('.jpg', np.uint8(x*255), [cv2.IMWRITE_JPEG_QUALITY, 75])[1], cv2.IMREAD_UNCHANGED)/255
 
 LEAKS = {'exposed': lambda x, rng: .8*x**1.2+rng.normal(0, .004, x.shape), 'moved': moved, 'tilted': tilted,
          'turned': lambda x, rng: np.rot90(x), 'upside down': lambda x, rng: x[::-1,::-1],
          'mirrored': lambda x, rng: x[:,::-1], 'compressed': compressed,
          'resized': lambda x, rng: cv2.resize(x, None, fx=.7, fy=.7, interpolation=cv2.INTER_AREA)}
 
-def looking_alike(make, folder, rng, train=40, new=12, leaks=()):
+def looking_alike(make, folder, rng, train=30, new=10, leaks=()):
     "A catalog of groups of one, its leaks by path, and the sources of these."
     x = [np.clip(make(rng), 0, 1) for _ in range(train+new)]
     paths = [photograph(o, folder/f'{i}.png') for i,o in enumerate(x)]
@@ -197,15 +197,22 @@ def test_parts_that_look_alike_are_no_leak(tmp_path, rng, make):
     "The correlation of thumbnails flags all of the rings, and most of the screws."
     df,*_ = looking_alike(make, tmp_path, rng)
     a = audit_catalog(df, warn=False)
-    assert a.empty and 'no leak' in describe_audit(a, 12)
+    assert a.empty and 'no leak' in describe_audit(a, 10)
 
 @pytest.mark.parametrize('make', [cell,texture], ids=['cells','textures'])
 def test_every_kind_of_leak_is_found(tmp_path, rng, make):
-    df,made,source = looking_alike(make, tmp_path, rng, leaks=LEAKS)
+    kinds = [k for k in LEAKS if make is texture or k!='tilted']
+    df,made,source = looking_alike(make, tmp_path, rng, leaks=kinds)
     a = audit_catalog(df, warn=False)
-    assert sorted(made[p] for p in a.path)==sorted(LEAKS), 'each leak, and no image of a new part'
+    assert sorted(made[p] for p in a.path)==sorted(kinds), 'each leak, and no image of a new part'
     assert dict(zip(a.path, a.other))==source
     assert (a.similarity>a.limit).all() and (a.limit>a.usual).all() and (a.chance<.001).all()
+
+def test_a_new_part_that_lies_askew_is_no_leak(tmp_path, rng):
+    df,*_ = looking_alike(cell, tmp_path, rng, new=0)
+    for i in range(8): photograph(tilted(np.clip(cell(rng), 0, 1), rng), tmp_path/f'askew{i}.png')
+    df = catalog(df.path, [tmp_path/f'askew{i}.png' for i in range(8)])
+    assert audit_catalog(df).empty
 
 def test_leaks_among_screws_are_found(tmp_path, rng):
     kinds = ['turned','upside down','mirrored','moved','resized']
@@ -223,7 +230,7 @@ def test_a_constant_change_of_the_test_is_no_leak(tmp_path, rng):
 @pytest.mark.parametrize('grouped', [True,False], ids=['groups known','groups of one'])
 def test_copies_within_the_reference_do_not_hide_leaks(tmp_path, rng, grouped):
     "Every part was photographed four times, and the photographs were split at random."
-    parts = [texture(rng) for _ in range(16)]
+    parts = [texture(rng) for _ in range(10)]
     shots = [(i, photograph(x, tmp_path/f'{i}-{k}.png', 1-.1*k, 1, rng.normal(0, .01, x.shape)))
              for i,x in enumerate(parts) for k in range(4)]
     df = catalog([p for j,(_,p) in enumerate(shots) if j%5], [p for j,(_,p) in enumerate(shots) if not j%5])
@@ -269,7 +276,7 @@ def test_pairs_to_show(parts):
     assert json.loads(json.dumps(few, allow_nan=False))==few
 
 def test_a_stricter_rate_finds_no_more(tmp_path, rng):
-    df,*_ = looking_alike(cell, tmp_path, rng, train=30, leaks=list(LEAKS)[:3])
+    df,*_ = looking_alike(cell, tmp_path, rng, train=20, new=2, leaks=list(LEAKS)[:3])
     few,usual = (set(audit_catalog(df, warn=False, rate=r).path) for r in (1e-9,1e-3))
     assert few<=usual and len(usual)==3
 
