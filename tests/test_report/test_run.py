@@ -162,3 +162,31 @@ def test_pro_curve_is_shown(tmp_path):
     pro = get_pro_curve(PixelMetrics().update([o['amap'] for o in e], [o['mask'] for o in e]))
     page = report(tmp_path, pro=pro)[1]
     assert page.count('data:image/png;base64,')==5 and 'PRO curve' in page and 'No curve of the pixels' not in page
+
+# --- the pairs of the audit
+
+def twin(i=0, **kw):
+    return {**dict(kind='near-copy', path=f'good/{i}.png', other=f'good/{i+100}.png', label=0, similarity=.99871,
+                   usual=.4235, limit=.8812, image=np.full((40,60,1), .5), twin=np.full((40,60,1), .4)), **kw}
+
+def test_pairs_of_the_audit_are_shown(tmp_path):
+    pairs = [twin(i) for i in range(7)] + [twin(7, kind='copy', usual=None, limit=None)]
+    page = report(tmp_path, twins=pairs)[1]
+    o = check(page)
+    titles = re.findall('<h2>(.*?)</h2>', page)
+    assert titles.index('Test images with a twin')==titles.index('Please note')+1
+    shown = [at['alt'] for name,at in o.attrs if name=='img' and at['alt'].startswith(('test image','its twin'))]
+    assert len(shown)==16 and shown[:2]==['test image good/0.png','its twin good/100.png']
+    for text in ('likeness 0.9987', 'most like it 0.4235', 'hardly ever above 0.8812', 'copy: the same pixels'): assert text in o.text
+    assert 'path,label,group\ngood/0.png,0,part-1\ngood/100.png,0,part-1' in o.text
+
+def test_no_pairs_no_section(tmp_path):
+    assert 'Test images with a twin' not in report(tmp_path)[1]
+
+@pytest.mark.parametrize('kw', [dict(image=None), dict(image=None, twin=None), dict(label=1), dict(path=EVIL, other=EVIL),
+    dict(kind='group', usual=None, limit=None), dict(image=np.zeros((9,9,3)), twin=np.zeros((9,200,5)))],
+    ids=['one unreadable','both unreadable','defective','hostile names','of one group','other sizes and channels'])
+def test_pairs_whatever_they_lack(tmp_path, kw):
+    o = check(report(tmp_path, twins=[twin(**kw)])[1])
+    assert o.text.count('no image')==sum(kw.get(k, 0) is None for k in ('image','twin'))
+    if kw.get('label'): assert 'good/0.png,1,part-1' in o.text
