@@ -331,3 +331,16 @@ def test_the_audit_and_cross_validation_give_one_number(tmp_path):
     for r in t.itertuples():
         df = split_catalog(load_catalog(data, 'mtd'), 'grouped', r.fold)
         assert abs(nearest_neighbour_auroc(df)-r.image_auroc)<1e-3
+
+def test_a_run_keeps_the_pairs_and_their_pictures(parts, tmp_path):
+    "In `metrics.json` with relative paths; a file that has gone since leaves a gap."
+    from aead.runs import score
+    parts.loc[17,'group'] = 'g0'
+    Path(parts.path[16]).write_bytes(Path(parts.path[3]).read_bytes())
+    audit = json.loads(json.dumps(score._audit(parts, tmp_path), allow_nan=False))
+    assert audit['leaks']==2 and audit['kinds']['copy']==audit['kinds']['group']==1 and audit['null_auroc'] is None
+    assert {(o['path'],o['other']) for o in audit['pairs']}=={('16.png','3.png'), ('17.png','0.png')}
+    Path(parts.path[17]).unlink()
+    twins = {o['path']: o for o in score._twins(audit, tmp_path)}
+    assert twins['17.png']['image'] is None and twins['17.png']['twin'].shape==(64,64,1)
+    assert score._twins({}, tmp_path)==[]
