@@ -238,7 +238,7 @@ def _reference_gaps(small, group, index):
     return [_usual(o, typical)-o for o in found], typical
 
 # %% ../../nbs/18_data.audit.ipynb #f4b655e5
-def _heap(x, apart=4):
+def _heap(x, apart=2.75):
     "The value above which the positive ones of `x` have a heap of their own; infinite if they have none."
     x = np.sort(x[x>0])
     if len(x)<2: return np.inf
@@ -250,7 +250,7 @@ def _heap(x, apart=4):
 
 # %% ../../nbs/18_data.audit.ipynb #1bd43a7f
 _tail = .25 # share of the images whose gaps make the tail
-_few = 20 # with fewer images, limits are higher, and nothing is left out of the fit
+_few = 25 # with fewer images, limits are higher, and nothing is left out of the fit
 
 class _Limit(NamedTuple):
     "What gap the best of different parts has."
