@@ -152,12 +152,12 @@ def _draw_defects(self:DataPanel, good):
 
 # %% ../../nbs/95_dashboard.training.ipynb #919bd1c7
 # A process that was started in the background may inherit that interrupts are ignored.
-_start = '''import os, signal, sys, threading
+_start = '''import os, signal, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def end_with_parent():
-    sys.stdin.buffer.read()             # ends when the process that holds the other end of the pipe does
+    os.read(0, 1)                       # ends when the process that holds the other end of the pipe does
     os.kill(os.getpid(), signal.SIGINT)
-if not sys.stdin.isatty() and os.environ.pop('AEAD_WITH_PARENT', ''):
+if os.environ.pop('AEAD_WITH_PARENT', ''):
     threading.Thread(target=end_with_parent, daemon=True).start()
 from aead.cli import main
 main()'''

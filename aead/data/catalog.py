@@ -141,9 +141,10 @@ def read_visa(
     return _by_category(_categories(path, 'Data/Images/Normal', category, 'visa'), lambda c: _visa_rows(c, table))
 
 # %% ../../nbs/10_data.catalog.ipynb #a9e26ab1
-good_names = ('good','ok','normal','free','pass','defect_free','no_defect','non_defective') # folders of good images
+# Names of folders, lower case, of good images and of defective images of any kind.
+good_names = ('good','ok','normal','free','pass','defect_free','no_defect','non_defective')
 bad_names = ('bad','ng','nok','ko','defect','defects','defective','anomaly','anomalies','anomalous','abnormal','fail',
-             'faulty','reject','rejected') # folders of defective images of any kind
+             'faulty','reject','rejected')
 
 def _plain(name): return name.lower().replace(' ', '_').replace('-', '_')
 def _is_good(name): return _plain(name) in good_names

@@ -149,8 +149,9 @@ def list_images(
     return split_masks(found.files, path)
 
 # %% ../../nbs/09_data.listing.ipynb #67dda765
+# Names of folders, lower case, and the splits that they hold.
 split_names = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'cal': 'cal',
-               'calibration': 'cal', 'test': 'test', 'testing': 'test', 'test_public': 'test'} # folder: split
+               'calibration': 'cal', 'test': 'test', 'testing': 'test', 'test_public': 'test'}
 _neutral = {'images','image','imgs','img','data','rgb','jpegimages', *split_names}
 
 def plain_parts(

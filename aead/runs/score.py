@@ -102,7 +102,7 @@ def known_images(
     run, # `RunFolder`
     df:pd.DataFrame, # readable images, with `hash`
     splits=('train','val','cal') # which images of the run count
-)->np.ndarray: # booleans
+)->np.ndarray: # `n` booleans
     "Which images, or near-copies of them, a run knows already."
     known = run.catalog
     known = known[known.split.isin(splits)]

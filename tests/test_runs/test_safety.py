@@ -6,6 +6,7 @@ import numpy as np, pandas as pd, pytest
 from PIL import Image
 
 from aead import cli
+from aead.detect import load_detector
 from aead.files import one_writer
 from aead.runs.crossval import cross_validate
 from aead.runs.folder import RunFolder
@@ -157,6 +158,17 @@ def test_data_that_moved_are_found_when_told(parts, tmp_path):
     assert evaluate_run(tmp_path/'run', tmp_path/'elsewhere', device='cpu')['image_auroc']==before['image_auroc']
     assert not list((tmp_path/'run').glob('eval-*'))
     assert evaluate_run(tmp_path/'run', device='cpu')['image_auroc']==before['image_auroc']       # and is remembered
+
+def test_a_calibration_belongs_to_its_weights(trained, parts, run, tmp_path):
+    train_run(tmp_path/'other', settings(parts, train=dict(seed=1)), device='cpu')
+    shutil.copy(tmp_path/'other'/'calibration.json', run/'calibration.json')
+    assert 'belongs to other weights' in fails(lambda: load_detector(run, 'cpu'))
+    shutil.copy(trained/'calibration.json', run/'calibration.json')
+    calibrate_run(run, far=.4, device='cpu')
+    weights = bytearray((run/'model.safetensors').read_bytes())
+    weights[-1] ^= 1                                                             # a bit flips on the disk
+    (run/'model.safetensors').write_bytes(weights)
+    assert 'belongs to other weights' in fails(lambda: load_detector(run, 'cpu'))
 
 # --- resuming
 
