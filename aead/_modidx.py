@@ -1005,6 +1005,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.detect._read_origins': ('detect.html#_read_origins', 'aead/detect.py'),
                              'aead.detect._read_part': ('detect.html#_read_part', 'aead/detect.py'),
                              'aead.detect._training_table': ('detect.html#_training_table', 'aead/detect.py'),
+                             'aead.detect._weights_digest': ('detect.html#_weights_digest', 'aead/detect.py'),
                              'aead.detect.build_graph': ('detect.html#build_graph', 'aead/detect.py'),
                              'aead.detect.check_and_split': ('detect.html#check_and_split', 'aead/detect.py'),
                              'aead.detect.check_errors': ('detect.html#check_errors', 'aead/detect.py'),

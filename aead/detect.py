@@ -8,7 +8,7 @@ __all__ = ['Batch', 'kind_far', 'get_device', 'Limits', 'build_graph', 'Detector
            'fit_detector', 'foresee_fallback', 'train_detector']
 
 # %% ../nbs/52_detect.ipynb #1642f14d
-import json, time, warnings
+import hashlib, json, time, warnings
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -371,6 +371,11 @@ def save(self:Detector,
     self.save_calibration(path)
 
 # %% ../nbs/52_detect.ipynb #a1553297
+def _weights_digest(path):
+    "SHA-256 of the weights in a run folder; None where there are none."
+    if not (path/'model.safetensors').is_file(): return None
+    with open(path/'model.safetensors', 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
 @patch
 def save_calibration(self:Detector,
     path # folder
@@ -378,6 +383,7 @@ def save_calibration(self:Detector,
     "Writes `calibration.json` alone: scores of the good images, threshold, scale of the heat maps, test of the kind."
     cal = dict(schema=SCHEMA, **vars(self.limits), n_train=self.n_train, seconds=self.seconds,
                **self.calibration.to_dict(), kind=self.kind and self.kind.to_dict())
+    cal['weights'] = _weights_digest(Path(path))
     with atomic_write(Path(path)/'calibration.json') as p: p.write_text(json.dumps(cal))
 
 # %% ../nbs/52_detect.ipynb #0f96bbc9
@@ -449,8 +455,12 @@ def load_detector(
         det.limits = _read_limits(cal, cfg)
         det.calibration = Calibration(cal['scores'], cal['groups'])
         det.kind = _read_kind(cal.get('kind'), det.device)
+        weights = cal.get('weights')
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ValueError(f"{path/'calibration.json'} is not what aead writes; calibrate the run again") from None
+    if weights is not None and weights!=_weights_digest(path):
+        raise ValueError(f"{path/'calibration.json'} belongs to other weights than {path/'model.safetensors'}; "
+                         "put back the files of one run, or train it again")
     return det
 
 Detector.load = staticmethod(load_detector)

@@ -1,5 +1,5 @@
 """The leak audit finds what was planted, and the baselines of raw pixels look at the same images as the audit."""
-import json, warnings
+import json
 from pathlib import Path
 
 import cv2, numpy as np, pandas as pd, pytest, tifffile

@@ -74,8 +74,8 @@ def test_bands_are_channels_and_stacks_are_refused():
     assert read_all(np.zeros((20,24,7)))[0].shape==(20,24,7) and read_all(torch.zeros(2,16,20,24))[0].shape==(20,24,16)
     assert read_all(np.zeros((5,4,3)))[0].shape==(5,4,3)
     for a in (np.zeros((9,64,64)), np.zeros((5,3,64,64)), np.zeros((20,24,17)), np.zeros((20,12,14))):
-        assert f'shape {a.shape}' in fails(lambda: as_table(a)) and '`n h w 1`' in fails(lambda: as_table(a))
-    for t in (torch.zeros(40,64,64), torch.zeros(5,64,64,3)): assert '`n 1 h w`' in fails(lambda: as_table(t))
+        assert f'shape {a.shape}' in fails(lambda a=a: as_table(a)) and '`n h w 1`' in fails(lambda a=a: as_table(a))
+    for t in (torch.zeros(40,64,64), torch.zeros(5,64,64,3)): assert '`n 1 h w`' in fails(lambda t=t: as_table(t))
 
 WRONG = {'uint32': (A.astype('uint32'), 'pixels are uint32'), 'uint64': (A.astype('uint64'), 'pixels are uint64'),
          'int64': (A.astype(int), 'pixels are int64'), 'int8': (np.zeros((9,9), 'int8'), 'pixels are int8'),
@@ -107,7 +107,7 @@ def test_a_table_says_only_what_is_known(tmp_path):
     t = pd.DataFrame({'path': ['a.png','b.png','c.png'], 'group': ['g',None,''], 'mask': [None,'',np.nan]}, index=[4,5,6])
     got = as_table(t)[0]
     assert got.group.tolist()==['g','b.png','c.png'] and got['mask'].tolist()==['','',''] and got.label.tolist()==[0,0,0]
-    for wrong in ('', None, 3.5): assert '1 of 2 rows have no path' in fails(lambda: as_table(pd.DataFrame({'path': ['a.png',wrong]})))
+    for wrong in ('', None, 3.5): assert '1 of 2 rows have no path' in fails(lambda w=wrong: as_table(pd.DataFrame({'path': ['a.png',w]})))
 
 # --- the doors of a detector
 
@@ -130,8 +130,8 @@ def test_every_door_refuses_in_one_line(detector):
     wrong,new = own(detector, 6).astype('uint32'),AnomalyDetector(model='cnn_ae', size=32, device='cpu')
     new._detector = copy(detector)
     for f in (detector.predict, detector.score_map, copy(detector).calibrate, new.fit, new.predict, new.score_map, new.calibrate):
-        assert 'pixels are uint32' in fails(lambda: f(wrong))
-        assert 'accepted are' in fails(lambda: f([1]), TypeError)
+        assert 'pixels are uint32' in fails(lambda f=f: f(wrong))
+        assert 'accepted are' in fails(lambda f=f: f([1]), TypeError)
 
 def test_a_file_that_vanishes_is_skipped_or_said(detector, tmp_path):
     c = detector.graph.model.settings['ni']

@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest, torch
 
 from aead.calibration import Calibration
 from aead.detect import KindTest, inspect_odd, load_detector
-from aead.kind import Kind, fit_kind, image_statistics
+from aead.kind import fit_kind, image_statistics
 from aead.report.run import odd_note
 from aead.runs.score import score_images
 
@@ -82,7 +82,6 @@ def test_any_size(hw):
     assert torch.allclose(kind(x, ones(x))[1:], kind(x[1:], ones(x)[1:]), atol=1e-5)
 
 def test_odd_images_are_not_accepted(detector):
-    c = detector.graph.model.settings['ni']
     t = detector.predict(np.stack([np.full((40,48,c), .5), np.zeros((40,48,c)), np.ones((40,48,c))]))
     assert t.odd.tolist()==[1,1,1] and 'accept' not in set(t.answer)
     assert inspect_odd(['accept','reject',None,'accept'], pd.array([1,1,1,None], 'Int64')).tolist()==['inspect','reject','inspect','accept']
