@@ -82,7 +82,7 @@ def _waves():
 
 # %% ../../nbs/18_data.audit.ipynb #e8923320
 def _spectra(x):
-    "Amplitudes of pictures `n s s` under both windows, `n d`, their root mean square 1."
+    "Amplitudes of pictures, a list of `s s`, under both windows, `n d`, their root mean square 1."
     keep,windows = _waves()
     x = np.stack([cv2.resize(o, (_n,_n), interpolation=cv2.INTER_AREA) for o in x])
     x = x-x.mean((1,2), keepdims=True)
@@ -112,8 +112,9 @@ def _unit_rows(x): return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True),
 
 class _Index:
     "Finds the pictures of a reference that are most like another one."
-    def __init__(self, small):
-        a = _spectra(np.stack([_float(o) for o in small]))
+    def __init__(self, small, block=256):
+        a = [_spectra([_float(o) for o in small[i:i+block]]) for i in range(0, len(small), block)]
+        a = np.concatenate(a)
         log = np.log(a+.003)
         self.level,self.mean,self.std = a.mean(0),log.mean(0),log.std(0)+.05
         self.rows = self._describe(a)
