@@ -82,6 +82,7 @@ def test_any_size(hw):
     assert torch.allclose(kind(x, ones(x))[1:], kind(x[1:], ones(x)[1:]), atol=1e-5)
 
 def test_odd_images_are_not_accepted(detector):
+    c = detector.graph.model.settings['ni']
     t = detector.predict(np.stack([np.full((40,48,c), .5), np.zeros((40,48,c)), np.ones((40,48,c))]))
     assert t.odd.tolist()==[1,1,1] and 'accept' not in set(t.answer)
     assert inspect_odd(['accept','reject',None,'accept'], pd.array([1,1,1,None], 'Int64')).tolist()==['inspect','reject','inspect','accept']
@@ -124,7 +125,6 @@ def test_new_images_calibrate_it_too(detector, synth, tmp_path):
 def test_in_the_table_of_the_command_and_in_the_report(detector, synth, tmp_path, capsys):
     from aead.cli import main
     detector.save(tmp_path/'run')
-    c = detector.graph.model.settings['ni']
     files = [save(tmp_path/'in'/f'{i}.png', a) for i,a in enumerate((np.zeros((40,48)), np.full((40,48), 128)))]
     (tmp_path/'in'/'2.png').write_text('no image')
     t = score_images(tmp_path/'run', tmp_path/'in', tmp_path/'s.csv', device='cpu')
