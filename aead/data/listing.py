@@ -199,6 +199,21 @@ def _near_keys(images, keys, root):
     return {p: k for p,k in best.items() if claims[k]==1}
 
 # %% ../../nbs/09_data.listing.ipynb #a9d99dfd
+def _shared(image, mask):
+    "Number of folders that lead to both an image and its mask, and whether the mask lies beside it."
+    return sum(a==b for a,b in zip(image.parts, mask.parts)), image.parent==mask.parent
+
+def _one_owner(found, root):
+    "Gives a mask that several images claim to the nearest of them, or else to the one of the test, or to none."
+    claims = {}
+    for p,m in found.items(): claims.setdefault(m, []).append(p)
+    def rank(p, m): return *_shared(p, m), any(split_names.get(o.lower())=='test' for o in p.relative_to(root).parts)
+    out = {}
+    for m,ps in claims.items():
+        ranks = [rank(p, m) for p in ps]
+        if ranks.count(max(ranks))==1: out[ps[ranks.index(max(ranks))]] = m
+    return out
+
 def pair_masks(
     images, # paths of defective images
     masks, # paths of masks
@@ -211,7 +226,7 @@ def pair_masks(
         k = _key(p, root)
         if k in known: found[p] = known[k]
     if not exact: found.update(_pair_near(images, masks, root, known, found))
-    return {p: next((m for m in ms if m.parent==p.parent), ms[0]) for p,ms in found.items()}
+    return _one_owner({p: max(ms, key=lambda m: _shared(p, m)) for p,ms in found.items()}, root)
 
 def _pair_near(images, masks, root, known, found):
     "Masks of the images that have none of their very name; folders with several masks do not count."
