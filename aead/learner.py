@@ -476,6 +476,7 @@ def _fit(cfg, dls, model, path, resume):
     else:                                                          # nothing is left: the model as a training leaves it
         if t.fast: model.to(memory_format=torch.channels_last)
         learn.ema.after_fit()
+        if path: _write_history(learn.checkpoint.history, path)    # it is written after the checkpoint
 
 # %% ../nbs/40_learner.ipynb #e2a9b06b
 def _trim_features(model, dls, share):

@@ -55,10 +55,12 @@ def test_trainings_resume_to_the_same(family, finished, tmp_path):
 
 @pytest.fixture(scope='module')
 def killed_late(finished, tmp_path_factory):
-    "A training that was killed when nothing was left to train, and again among its anomaly maps; and the uninterrupted one."
-    args,ref,_ = finished('cnn_ae')
+    "A training that was killed before its last line of history, before its calibration and among its anomaly maps; and the uninterrupted one."
+    args,ref,done = finished('cnn_ae')
     out = tmp_path_factory.mktemp('late')/'run'
-    with tally('kill', 'after training') as t: assert kill_and_resume(args, out, [dict(kill_at=('os.rename', o)) for o in ('calibration.json','000001.npy')], t)
+    last = max(i for i,o in enumerate(done.events) if o==('open', 'history.csv'))
+    some = [dict(kill_at=o) for o in (last, ('os.rename', 'calibration.json'), ('os.rename', '000001.npy'))]
+    with tally('kill', 'after training') as t: assert kill_and_resume(args, out, some, t)
     return ref, out
 
 def test_late_kills(killed_late): assert max(runs_apart(*killed_late).values())==0

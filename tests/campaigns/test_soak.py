@@ -43,11 +43,13 @@ def test_scoring(finished, tmp_path):
         check_flat(t, readings(run(ref, tmp_path/'one', tmp_path/'s.csv', n//20, task='soak:score')))
         t.check(len(pd.read_csv(tmp_path/'s.csv'))==n, 'rows are missing')
 
+GROWS = ['memory +'] # about 30 kB an interaction, without an end in 3,000; counted as lost
+
 def test_dashboard(finished, tmp_path):
     pytest.importorskip('ipywidgets')
     n = pick(60, 2000)
     for name,family in (('first','cnn_ae'),('second','resnet_ae')): shutil.copytree(finished(pick('cnn_ae', family))[1], tmp_path/name)
-    with tally('soak', f'{n} interactions with the dashboard') as t:
+    with tally('soak', f'{n} interactions with the dashboard', GROWS) as t:
         t.add(n)
         check_flat(t, readings(run(tmp_path/'first', n, n//20, task='soak:browse')))
 
