@@ -39,6 +39,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                           'aead.cli._by_user': ('cli.html#_by_user', 'aead/cli.py'),
                           'aead.cli._dispatch': ('cli.html#_dispatch', 'aead/cli.py'),
                           'aead.cli._hang_up': ('cli.html#_hang_up', 'aead/cli.py'),
+                          'aead.cli._lacks_memory': ('cli.html#_lacks_memory', 'aead/cli.py'),
                           'aead.cli._numbers': ('cli.html#_numbers', 'aead/cli.py'),
                           'aead.cli._one_line': ('cli.html#_one_line', 'aead/cli.py'),
                           'aead.cli._option': ('cli.html#_option', 'aead/cli.py'),

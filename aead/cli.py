@@ -161,20 +161,25 @@ def command(
 
 # %% ../nbs/98_cli.ipynb #d552fcd2
 _user_errors = (ValueError, KeyError, OSError, MemoryError)
-_no_memory = re.compile(r"out of memory|can.t allocate|alloc_cpu|could not create a (primitive|memory)", re.I)
+_no_memory = re.compile("out of memory|insufficient memory|can.t allocate|alloc_cpu|start new thread|"
+                        "could not create a (primitive|memory)", re.I)
+
+def _lacks_memory(e):
+    "Whether an error says that there is too little memory, in the words of any package."
+    return isinstance(e, MemoryError) or (not isinstance(e, _user_errors) and bool(_no_memory.search(str(e))))
 
 def _one_line(e):
     "An error as one line; a KeyError's message without its quotes, a system error with its file."
     text = e.args[0] if isinstance(e, KeyError) and e.args else e
     file = isinstance(e, OSError) and (e.filename2 or e.filename)
     if isinstance(e, OSError) and e.strerror: text = f"{e.strerror}: {file}" if file else e.strerror
-    if isinstance(e, (MemoryError, RuntimeError)):
+    if _lacks_memory(e):
         text = f"not enough memory ({str(e).splitlines()[0] if str(e) else 'none left'}); take a smaller size or batch"
     return ' '.join(str(text).split()) or type(e).__name__
 
 def _by_user(e):
     "Whether a user can do something about an error."
-    return isinstance(e, _user_errors) or (isinstance(e, RuntimeError) and bool(_no_memory.search(str(e))))
+    return isinstance(e, _user_errors) or _lacks_memory(e)
 
 def _print_warning(message, category, *a, **k): print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 

@@ -54,8 +54,8 @@ def atomic_write(
         os.replace(tmp, path)
     except OSError as e:
         if e.errno is None: raise OSError(f"{path}: {e}") from None
-        if e.filename in (None, tmp): e.filename,e.filename2 = str(path),None     # a full disk does not say where
-        raise
+        if e.filename not in (None, tmp): raise
+        raise OSError(e.errno, e.strerror, str(path)) from None                   # a full disk does not say where
     finally:
         if tmp: Path(tmp).unlink(missing_ok=True)
 

@@ -133,6 +133,7 @@ def test_where_pretrained_weights_come_from_stays_with_the_run(part, tmp_path, m
     assert load_detector(tmp_path/'again', 'cpu').origins==det.origins
     file = tmp_path/'again'/'model.safetensors'
     save_file(load_file(file), file)
+    det.save_calibration(tmp_path/'again')                              # which belongs to the new file
     assert load_detector(tmp_path/'again', 'cpu').origins==[]
 
 # -- what a detector takes
