@@ -141,8 +141,9 @@ def read_visa(
     return _by_category(_categories(path, 'Data/Images/Normal', category, 'visa'), lambda c: _visa_rows(c, table))
 
 # %% ../../nbs/10_data.catalog.ipynb #a9e26ab1
-# Names of folders, lower case, of good images and of defective images of any kind.
+# Names of folders of good images, lower case.
 good_names = ('good','ok','normal','free','pass','defect_free','no_defect','non_defective')
+# Names of folders of defective images of any kind, lower case.
 bad_names = ('bad','ng','nok','ko','defect','defects','defective','anomaly','anomalies','anomalous','abnormal','fail',
              'faulty','reject','rejected')
 

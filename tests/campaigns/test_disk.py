@@ -30,7 +30,7 @@ def test_train(finished, tmp_path):
     args,ref,done = finished('cnn_ae')
     out = tmp_path/'run'
     with tally('full disk', 'train', [NOT_NAMED]) as t:
-        for k,name in enumerate(written(done.events, pick(3, 99))):
+        for k,name in enumerate(written(done.events, pick(2, 99))):
             resume = ['--resume'] if (out/'config.yaml').is_file() else []
             full = run(*args, *resume, '--out', out, folders=[out], full_at=('open', name), full_size=k%2*100)
             fails_well(full, 'train', name, written(done.events, 99), t)

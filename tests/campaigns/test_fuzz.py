@@ -143,7 +143,7 @@ def test_settings_files(tmp_path, monkeypatch, no_training, few_parts):
     monkeypatch.chdir(tmp_path)
     raw = yaml.safe_dump(settings('cnn_ae')).encode()
     with tally('fuzz', 'files of settings') as t:
-        @cases(6, 120)
+        @cases(4, 120)
         @given(st.lists(edit, min_size=1, max_size=3))
         def one(edits):
             t.add()
@@ -321,7 +321,7 @@ def test_run_folders(tmp_path, monkeypatch, finished):
     shutil.copytree(other, 'second', ignore=shutil.ignore_patterns('maps'))
     with tally('fuzz', 'run folders') as t, warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        @cases(12, 200)
+        @cases(6, 200)
         @given(st.sampled_from(run_files), file_harm, pick(quick, slow))
         def one(name, how, command):
             t.add()

@@ -47,7 +47,7 @@ GROWS = ['memory +'] # about 30 kB an interaction, without an end in 3,000; coun
 
 def test_dashboard(finished, tmp_path):
     pytest.importorskip('ipywidgets')
-    n = pick(60, 2000)
+    n = pick(30, 2000)
     for name,family in (('first','cnn_ae'),('second','resnet_ae')): shutil.copytree(finished(pick('cnn_ae', family))[1], tmp_path/name)
     with tally('soak', f'{n} interactions with the dashboard', GROWS) as t:
         t.add(n)

@@ -68,6 +68,7 @@ def test_broken_weights_are_not_exported(detector, tmp_path):
     w = load_file(tmp_path/'run'/'model.safetensors')
     k = next(o for o in w if w[o].ndim==4)
     save_file({**w, k: w[k]*float('nan')}, tmp_path/'run'/'model.safetensors')
+    detector.save_calibration(tmp_path/'run')                           # of these weights
     with pytest.raises(ValueError, match='not finite'): export_run(tmp_path/'run', tmp_path/'m.onnx', 2)
     assert not (tmp_path/'m.onnx').exists()
 
