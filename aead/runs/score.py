@@ -81,6 +81,21 @@ def _audit(df, root):
     pairs = [{**o, **{k: relative_path(o[k], root) for k in ('path','other')}} for o in pick_pairs(found)]
     return {'leaks': int(found.path.nunique()), 'null_auroc': auroc, 'text': text, 'kinds': kinds, 'pairs': pairs}
 
+def _state_of(df, root):
+    "Digest of the files of a catalog, and of how they are split."
+    state = hashlib.sha1(repr(df[['label','group','split']].values.tolist()).encode())
+    for p in df.path: state.update(relative_path(p, root).encode()+hashlib.sha1(Path(p).read_bytes()).digest())
+    return state.hexdigest()
+
+def _own_audit(run, df):
+    "The audit of a run's images; that of the last evaluation if neither files nor splits have changed since."
+    try: state = _state_of(df, run.root)
+    except OSError: return _audit(df, run.root)                     # a file is gone: the audit passes it over
+    try: kept = run.metrics['audit']
+    except (OSError, ValueError, KeyError): kept = None
+    if isinstance(kept, dict) and kept.get('state')==state: return kept
+    return {**_audit(df, run.root), 'state': state}
+
 def _twins(audit, root):
     "The pairs of an audit, with their pictures; None where a file cannot be read."
     def picture(p):
@@ -204,7 +219,7 @@ def _rows_to_score(run, data, layout, category, skipped):
     df = df[df.split!=''].reset_index(drop=True)
     if skipped is None: skipped = run.metrics['n']['skipped'] if run.has('metrics.json') else 0
     is_train = df.split=='train'
-    return df[~is_train].reset_index(drop=True), df[is_train], _audit(df, run.root), skipped
+    return df[~is_train].reset_index(drop=True), df[is_train], _own_audit(run, df), skipped
 
 # %% ../../nbs/85_runs.score.ipynb #02ffbe34
 def _other_folder(run, data):

@@ -6,6 +6,7 @@ import numpy as np, pandas as pd, pytest
 from PIL import Image
 
 from aead import cli
+from aead.data.audit import audit_catalog
 from aead.detect import load_detector
 from aead.files import one_writer
 from aead.runs.crossval import cross_validate
@@ -140,6 +141,20 @@ def test_two_data_sets_of_one_name_have_two_folders(run, tmp_path):
     evaluate_run(run, tmp_path/'a'/'new', device='cpu')
     made = sorted(o.name for o in run.iterdir() if o.name.startswith('eval-'))
     assert len(made)==2 and made[0]=='eval-new' and re.fullmatch('eval-new-[0-9a-f]{6}', made[1])
+
+def test_the_audit_is_made_once(run, parts, monkeypatch):
+    import aead.runs.score as score
+    before = RunFolder(run).metrics['audit']
+    calls = []
+    monkeypatch.setattr(score, 'audit_catalog', lambda df, **kw: calls.append(1) or audit_catalog(df, **kw))
+    calibrate_run(run, far=.4, device='cpu')
+    assert not calls and RunFolder(run).metrics['audit']==before
+    p = Path(RunFolder(run).catalog.query("split=='test'").path.iloc[0])
+    old = p.read_bytes()
+    save(p, picture(999))                                                        # the file is another one
+    try: calibrate_run(run, far=.3, device='cpu')
+    finally: p.write_bytes(old)
+    assert len(calls)==1 and RunFolder(run).metrics['audit']['state']!=before['state']
 
 # --- a run and its data can be moved
 
