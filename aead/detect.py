@@ -374,7 +374,11 @@ def save(self:Detector,
 def _weights_digest(path):
     "SHA-256 of the weights in a run folder; None where there are none."
     if not (path/'model.safetensors').is_file(): return None
-    with open(path/'model.safetensors', 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path/'model.safetensors', 'rb') as f:
+        head = f.read(int.from_bytes(f.read(8), 'little'))                 # JSON, its keys in any order
+        digest = hashlib.file_digest(f, 'sha256')
+    digest.update(json.dumps(json.loads(head), sort_keys=True).encode())
+    return digest.hexdigest()
 
 @patch
 def save_calibration(self:Detector,
