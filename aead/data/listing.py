@@ -45,8 +45,12 @@ def _entries(folder, skipped):
 def _by_name(entry): return natural_key(entry.name)
 
 # %% ../../nbs/09_data.listing.ipynb #28a556e1
+def _suffix(name): return os.path.splitext(name)[1].lower()
+def _is_picture(name): return _suffix(name) in image_suffixes or _suffix(name) in _other_images
+
 def _why_skip(entry, root, seen):
-    "Why a file or folder is not listed, or None. `seen` holds the real paths behind the links that were followed."
+    "Why a picture or folder is not listed, or None. `seen` holds the real paths behind the links that were followed."
+    if not entry.is_dir() and _suffix(entry.name) in _other_images: return 'are of a kind that is not read'
     if not entry.is_symlink(): return None
     if not os.path.exists(entry.path): return 'lead nowhere'
     real = Path(entry.path).resolve()
@@ -61,15 +65,12 @@ def list_files(
     files,skipped,todo,seen = [],{},[Path(path)],set()
     root = Path(path).resolve()
     while todo:
-        entries,folders = _entries(todo.pop(), skipped),[]
-        for o in entries:
-            suffix = os.path.splitext(o.name)[1].lower()
-            is_folder = o.is_dir()
-            if not is_folder and suffix not in image_suffixes and suffix not in _other_images: continue
-            why = _why_skip(o, root, seen) or ('are of a kind that is not read' if suffix in _other_images else None)
-            if why and not (is_folder and suffix): skipped.setdefault(why, []).append(Path(o.path))
-            elif is_folder: folders.append(Path(o.path))
-            else: files.append(Path(o.path))
+        folders = []
+        for o in _entries(todo.pop(), skipped):
+            if not o.is_dir() and not _is_picture(o.name): continue
+            why = _why_skip(o, root, seen)
+            if why: skipped.setdefault(why, []).append(Path(o.path))
+            else: (folders if o.is_dir() else files).append(Path(o.path))
         todo += folders[::-1]
     return Listing(files, skipped)
 

@@ -87,14 +87,17 @@ def _state_of(df, root):
     for p in df.path: state.update(relative_path(p, root).encode()+hashlib.sha1(Path(p).read_bytes()).digest())
     return state.hexdigest()
 
+_audits = {} # those of this process, by state: cross-validation comes back to the same images
+
 def _own_audit(run, df):
-    "The audit of a run's images; that of the last evaluation if neither files nor splits have changed since."
+    "The audit of a run's images; that of an earlier evaluation if neither files nor splits have changed since."
     try: state = _state_of(df, run.root)
     except OSError: return _audit(df, run.root)                     # a file is gone: the audit passes it over
     try: kept = run.metrics['audit']
     except (OSError, ValueError, KeyError): kept = None
     if isinstance(kept, dict) and kept.get('state')==state: return kept
-    return {**_audit(df, run.root), 'state': state}
+    if state not in _audits: _audits[state] = {**_audit(df, run.root), 'state': state}
+    return _audits[state]
 
 def _twins(audit, root):
     "The pairs of an audit, with their pictures; None where a file cannot be read."
