@@ -7,6 +7,7 @@ __all__ = ['to_png', 'as_text', 'html_table', 'field', 'Chart', 'State', 'Panel'
 
 # %% ../../nbs/90_dashboard.base.ipynb #209f2756
 import io
+from functools import cache
 
 import ipywidgets as w, numpy as np, traitlets
 from fastcore.basics import patch
@@ -61,14 +62,19 @@ def field(
     return kind(description=name, layout=layout, style=style, **traits)
 
 # %% ../../nbs/90_dashboard.base.ipynb #b983d550
-def _figure_widget(fig):
-    "`fig` as a widget that registers with the browser after it has its data."
+@cache
+def _figure_class():
     import plotly.graph_objects as go
     class Figure(go.FigureWidget):
-        _built = False
+        "Registers with the browser when it is told that it is built."
+        _built,_esm = False,traitlets.Unicode(str(go.FigureWidget._esm)).tag(sync=True)
         def open(self):
             if self._built: super().open()
-    out = Figure(fig)
+    return Figure
+
+def _figure_widget(fig):
+    "`fig` as a widget that registers with the browser after it has its data."
+    out = _figure_class()(fig)
     out._config = {'displayModeBar': False}                     # the toolbar would lie over the legend
     out._built = True
     out.open()

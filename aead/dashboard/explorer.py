@@ -217,6 +217,7 @@ def _describe(self:ExplorerPanel, i):
     lines = [Markup('<b>{}</b>, {}').format(r.defect, self.outcome_of(i))]
     p = '' if pd.isna(r.p_value) else f', p-value {r.p_value:.3f}'
     if pd.notna(r.score): lines.append(f'score {r.score:.4g}{p}')
+    if r.get('odd')==1: lines.append('unlike the training images as a whole: never accepted')
     lines.append(f'{r.split or "in no split"}: {v.name(i)}')
     if what in ('heat map','anomaly map') and v.heat_max:
         lines.append(f'last colour at {v.heat_max:.3g} spreads of good images, for all images of the run')

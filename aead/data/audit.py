@@ -133,38 +133,58 @@ class _Index:
         rows = rows[np.isfinite(best[rows])]
         return rows, r[:,rows].argmax(0)
 
+# %% ../../nbs/18_data.audit.ipynb #b9e6e1cc
+def _detail(x): return x-cv2.GaussianBlur(x, (0,0), 5*x.shape[0]/_side)
+
+def _slopes(h): return cv2.Sobel(h, cv2.CV_32F, 1, 0),cv2.Sobel(h, cv2.CV_32F, 0, 1)
+
+class _View(NamedTuple):
+    "A picture as it is compared."
+    raw:np.ndarray # as it is, `s s`
+    x:np.ndarray # a little blurred
+    detail:np.ndarray # without low frequencies
+    edge:np.ndarray # squared slope
+
+def _view(raw):
+    x = cv2.GaussianBlur(raw, (0,0), 1)
+    h = _detail(x)
+    gx,gy = _slopes(h)
+    return _View(raw, x, h, gx*gx+gy*gy)
+
+def _half_turns(x): return _view(x),_view(np.ascontiguousarray(x[::-1,::-1]))
+
 # %% ../../nbs/18_data.audit.ipynb #ea41bc77
 _low_peak = .2 # of the phase correlation; those of copies are above 0.6
 
 _criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 25, 1e-4)
 
-def _detail(x): return x-cv2.GaussianBlur(x, (0,0), 5*x.shape[0]/_side)
+@cache
+def _window(s): return cv2.createHanningWindow((s,s), cv2.CV_32F)
 
-def _shifts(x, r):
-    "`x` and `x` turned by half, with shift to `r` and peak of the correlation; one where its peak is much higher."
-    window = cv2.createHanningWindow(x.shape, cv2.CV_32F)
-    both,r = (x, np.ascontiguousarray(x[::-1,::-1])),_detail(r)*window
-    found = [(o, *cv2.phaseCorrelate(_detail(o)*window, r)) for o in both]
+def _shifts(both, r):
+    "Those of `both`, a view and the same turned by half, with a peak as high as the other's; with shift to `r`, and peak."
+    window = _window(len(r))
+    r = _detail(r)*window
+    found = [(v, *cv2.phaseCorrelate(_detail(v.raw)*window, r)) for v in both]
     top = max(peak for *_,peak in found)
     return [o for o in found if o[2]>=.85*top]
 
 def _register(x, r, shift, peak):
-    "The affine map from places in `x` to places in `r`; `shift` where the peak is too low for any likeness."
+    "The affine map from places in `x` to places in `r`; None where the peak is too low for any likeness."
+    if peak<_low_peak: return None
     start = np.float32([[1,0,shift[0]],[0,1,shift[1]]])
-    if peak<_low_peak: return start
     try: return cv2.findTransformECC(x, r, start.copy(), cv2.MOTION_AFFINE, _criteria, None, 3)[1]
     except cv2.error: return start                  # does not converge: the two are not alike
 
 # %% ../../nbs/18_data.audit.ipynb #1209a171
-def _slopes(h): return cv2.Sobel(h, cv2.CV_32F, 1, 0),cv2.Sobel(h, cv2.CV_32F, 0, 1)
+@cache
+def _places(s): return np.mgrid[-.5:.5:s*1j, -.5:.5:s*1j].astype(np.float32)
 
-def _terms(h, m):
-    "The terms of the regression, `13 s s`."
-    y,x = np.mgrid[-.5:.5:h.shape[0]*1j, -.5:.5:h.shape[1]*1j].astype(np.float32)
-    gx,gy = _slopes(h)
-    tone,light = [h, h*m, h*m*m],[h*x, h*y]
-    move = [gx, gy, gx*x, gx*y, gy*x, gy*y, cv2.Laplacian(h, cv2.CV_32F)]
-    return np.stack([np.ones_like(h), *tone, *light, *move])
+def _terms(h, m, at):
+    "The terms of the regression, `13 n`, at the places `at`, a function of a map."
+    gx,gy,curve,y,x = map(at, (*_slopes(h), cv2.Laplacian(h, cv2.CV_32F), *_places(len(h))))
+    h,m = at(h),at(m)
+    return np.stack([np.ones_like(h), h, h*m, h*m*m, h*x, h*y, gx, gy, gx*x, gx*y, gy*x, gy*y, curve])
 
 # %% ../../nbs/18_data.audit.ipynb #9df0d529
 def _share_left(a, y, w):
@@ -177,18 +197,6 @@ def _share_left(a, y, w):
     return 1. if var<1e-9 else float(np.clip(1-b@np.linalg.solve(gram, b)/var, 1e-6, 1))
 
 # %% ../../nbs/18_data.audit.ipynb #0e74d758
-class _View(NamedTuple):
-    "A picture as it is compared."
-    x:np.ndarray # a little blurred, `s s`
-    detail:np.ndarray # without low frequencies
-    edge:np.ndarray # squared slope
-
-def _view(x):
-    x = cv2.GaussianBlur(x, (0,0), 1)
-    h = _detail(x)
-    gx,gy = _slopes(h)
-    return _View(x, h, gx*gx+gy*gy)
-
 def _in_both(move, s):
     "Pixels of the test picture that the candidate shows too, less a margin; `s s` bool."
     inside = cv2.warpAffine(np.ones((s,s), np.uint8), move, (s,s), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
@@ -200,20 +208,23 @@ def _unexplained(v, r, move):
     s = r.shape[0]
     both = _in_both(move, s)[::2,::2]               # the views are blurred, so every second pixel will do
     if both.mean()<.5: return 0.
+    def at(o): return o[::2,::2][both]
     cubic = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     m = _view(cv2.warpAffine(r, move, (s,s), flags=cubic, borderMode=cv2.BORDER_REPLICATE))
-    edge = cv2.GaussianBlur(v.edge+m.edge, (0,0), 1)[::2,::2][both]
-    a,y = _terms(m.detail, m.x)[:,::2,::2][:,both],v.detail[::2,::2][both]
+    edge = at(cv2.GaussianBlur(v.edge+m.edge, (0,0), 1))
+    a,y = _terms(m.detail, m.x, at),at(v.detail)
     weights = np.ones_like(edge),1/(edge+np.median(edge)+1e-9)
     return float(np.mean([np.log(_share_left(a, y, w)) for w in weights]))
 
 # %% ../../nbs/18_data.audit.ipynb #bc630329
 _as_it_lies = np.eye(2, 3, dtype=np.float32)
 
-def _compare(form, r):
-    "Logs of the shares of a test picture that the picture `r` leaves unexplained: registered, and as it lies."
-    views = [(_view(x), _register(x, r, *where)) for x,*where in _shifts(form, r)]
-    logs = [[_unexplained(v, r, move) for move in (m, _as_it_lies)] for v,m in views]
+def _compare(both, r):
+    "Logs of the shares of a picture, `both` ways up, that the picture `r` leaves unexplained: registered, and as it lies."
+    logs = []
+    for v,*where in _shifts(both, r):
+        lies,move = _unexplained(v, r, _as_it_lies),_register(v.raw, r, *where)
+        logs.append((lies if move is None else _unexplained(v, r, move), lies))
     return np.min(logs, axis=0) if logs else np.zeros(2)
 
 # %% ../../nbs/18_data.audit.ipynb #f6a18080
@@ -225,7 +236,8 @@ def _match(x, small, index, skip=None):
     "Rows of the candidates of a small picture, and the log shares that they leave unexplained, `k 2`."
     forms = _forms(_float(x))
     rows,how = index.nearest(forms, _n_candidates(len(small)), skip)
-    return rows, np.array([_compare(forms[k], _float(small[i])) for i,k in zip(rows, how)]).reshape(-1, 2)
+    both = {k: _half_turns(forms[k]) for k in set(how.tolist())}
+    return rows, np.array([_compare(both[k], _float(small[i])) for i,k in zip(rows, how.tolist())]).reshape(-1, 2)
 
 def _usual(logs, typical): return np.minimum(np.median(logs, 0), typical)
 

@@ -246,7 +246,7 @@ def _separator(head):
     return max(',;\t', key=head.count)
 
 def _parse(file, **kw):
-    "A CSV file as a table; columns in lower case, without blanks around texts."
+    "A CSV file as a table; the columns of a catalog in lower case."
     try:
         text = Path(file).read_text(encoding='utf-8-sig')
         sep = _separator(text.partition('\n')[0])
@@ -256,7 +256,7 @@ def _parse(file, **kw):
     except (ValueError, UnicodeDecodeError, pd.errors.ParserWarning) as e:
         raise ValueError(f"{file} is not a table: {' '.join(str(e).split())[:200]}") from None
     df.columns = [_column(o) for o in df]
-    return df.map(lambda o: o.strip() if isinstance(o, str) else o)
+    return df
 
 def _column(name):
     "Name of a column as a catalog has it."
@@ -304,6 +304,7 @@ def read_csv_table(
     file = Path(path)/'catalog.csv' if Path(path).is_dir() else Path(path)
     if not file.is_file(): raise FileNotFoundError(f"no table at {file}")
     df = _read_table(file, dtype=str)
+    df = df.map(lambda o: o.strip() if isinstance(o, str) else o)          # people put blanks around commas
     if category is not None: df = _one_category(df, category, file)
     return _resolve(_fill(df), file.parent)
 

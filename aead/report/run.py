@@ -430,7 +430,7 @@ def odd_note(
     bad = int(odd.label.sum()) if 'label' in odd else 0
     names = ', '.join(short_path(o) for o in odd.path[:3]) + (' …' if len(odd)>3 else '')
     return [f'{what} unlike the training images as a whole, in exposure, colour, layout or sharpness ({bad} of them '
-            f'defective): {names}. Such images are never accepted.']
+            f'defective); they are never accepted: {names}']
 
 # %% ../../nbs/82_report.run.ipynb #830720c2
 def _notes(r):

@@ -6,7 +6,7 @@
 __all__ = ['data_root', 'load_data', 'RunFolder', 'find_runs', 'load_results', 'load_metrics']
 
 # %% ../../nbs/84_runs.folder.ipynb #6de4b6f5
-import json, os
+import hashlib, json, os
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,8 @@ from fastcore.basics import patch
 
 from ..config import Config, config_from_dict
 from ..files import atomic_write, load_yaml, SCHEMA
-from ..data.catalog import load_catalog, read_catalog, spread_indices
+from ..data.audit import get_reference
+from ..data.catalog import load_catalog, read_catalog, save_catalog, spread_indices
 from ..data.synthetic import check_texture, make_synthetic
 from ..detect import load_detector, load_resolved
 
@@ -81,35 +82,58 @@ def config(self:RunFolder)->Config: # settings
     return load_resolved(self.path)
 
 # %% ../../nbs/84_runs.folder.ipynb #736c0b56
-_places = 'data.json' # of a run: where its images are
+_places = 'data.json' # of a run: where its images are, and which of them it was fitted to
+
+@patch
+def _kept(self:RunFolder):
+    "What `data.json` says; a run of an earlier version has none."
+    try: kept = json.loads((self.path/_places).read_text(encoding='utf-8'))
+    except (OSError, ValueError): return {}
+    return kept if isinstance(kept, dict) else {}
+
+@patch(as_prop=True)
+def root(self:RunFolder)->Path: # folder
+    "Where the images of the run are, or were."
+    cfg,kept = self.config,self._kept()
+    asked = data_root(cfg, self.path)
+    if not cfg.data.path: return asked                            # made inside the run
+    known = [Path(kept['root'])]*bool(kept.get('root')) + [asked] + [self.path/kept['near']]*bool(kept.get('near'))
+    return next((o for o in known if o.is_dir()), known[0])
+
+# %% ../../nbs/84_runs.folder.ipynb #6a1aab33
+def _name_fitted(file):
+    "Digest of the names of the images that the run of a catalog was fitted to."
+    t = get_reference(read_catalog(file, ''))
+    return hashlib.sha256('\n'.join(sorted(t.path)).encode()).hexdigest()
 
 @patch
 def set_root(self:RunFolder,
     root # folder where the images are
 ):
-    "Keeps where the images of the run are."
+    "Keeps where the images of the run are, and which of them it was fitted to."
     root = Path(root).resolve()
     try: near = Path(os.path.relpath(root, self.path.resolve())).as_posix()
     except ValueError: near = None                                # on another drive
-    with atomic_write(self.path/_places) as p: p.write_text(json.dumps(dict(schema=SCHEMA, root=str(root), near=near)))
+    kept = dict(schema=SCHEMA, root=str(root), near=near, fitted=_name_fitted(self.file('catalog.csv')))
+    with atomic_write(self.path/_places) as p: p.write_text(json.dumps(kept))
 
-@patch(as_prop=True)
-def root(self:RunFolder)->Path: # folder
-    "Where the images of the run are, or were."
-    cfg = self.config
-    asked = data_root(cfg, self.path)
-    if not cfg.data.path: return asked                            # made inside the run
-    try: kept = json.loads((self.path/_places).read_text(encoding='utf-8'))
-    except (OSError, ValueError): return asked
-    if not isinstance(kept, dict): return asked
-    known = [Path(kept['root'])]*bool(kept.get('root')) + [asked] + [self.path/kept['near']]*bool(kept.get('near'))
-    return next((o for o in known if o.is_dir()), known[0])
+@patch
+def set_catalog(self:RunFolder,
+    df:pd.DataFrame, # catalog with `split`, absolute paths
+    root # folder where the images are
+):
+    "Writes `catalog.csv` and `data.json`."
+    save_catalog(df, self.path/'catalog.csv', root)
+    self.set_root(root)
 
 # %% ../../nbs/84_runs.folder.ipynb #74197b37
 @patch(as_prop=True)
 def catalog(self:RunFolder)->pd.DataFrame: # catalog with `split`, absolute paths
     "Which image was in which split."
-    return read_catalog(self.file('catalog.csv'), self.root)
+    file,own = self.file('catalog.csv'),self._kept().get('fitted')
+    if own and own!=_name_fitted(file):
+        raise ValueError(f"{file} is not that of the run, which was fitted to other images; put its own back, or train again")
+    return read_catalog(file, self.root)
 
 # %% ../../nbs/84_runs.folder.ipynb #a3a0cd4f
 def _are_there(df, n=40):
@@ -135,7 +159,11 @@ def find_images(self:RunFolder,
 @patch(as_prop=True)
 def scores(self:RunFolder)->pd.DataFrame: # the catalog's columns and `score p_value decision answer ssim amap`
     "Scores of the images of `val`, `cal` and `test`."
-    return read_catalog(self.file('scores.csv'), self.root)
+    t = read_catalog(self.file('scores.csv'), self.root)
+    strange = ~t.path.isin(self.catalog.path) if self.has('catalog.csv') else pd.Series(False, t.index)
+    if not strange.any(): return t
+    many = f"{strange.sum()} of its images, such as {t.path[strange].iloc[0]}, are not in the run's catalog"
+    raise ValueError(f"{self.path/'scores.csv'} is not that of the run: {many}; evaluate the run again")
 
 # %% ../../nbs/84_runs.folder.ipynb #33fde97a
 @patch(as_prop=True)
@@ -193,7 +221,7 @@ def _run_name(folder, root): return folder.relative_to(root).as_posix() if folde
 # %% ../../nbs/84_runs.folder.ipynb #38ffe050
 _settings = dict(model='model', data='data', protocol='split', fold='fold', seed='seed')   # column=key in metrics.json
 _needed = ['path','label','defect','group','split','score']
-_wanted = [*_needed,'p_value','decision','answer']
+_wanted = [*_needed,'p_value','decision','answer','odd']
 _texts = dict.fromkeys(('path','defect','group','split','answer'), str)
 
 def _lack(file, table, columns, what):
@@ -232,7 +260,7 @@ def _of_crossval(file):
 def load_results(
     results_path, # a folder with runs in it, at any depth, or one run; or the CSV of scores of a cross-validation
     split:str|None='test' # images of which split; None: all that were scored
-)->pd.DataFrame: # `run model data protocol fold seed path label defect group split score p_value decision answer`
+)->pd.DataFrame: # `run model data protocol fold seed path label defect group split score p_value decision answer odd`
     "One table over any tree of runs: a row per image and run."
     root = Path(results_path)
     parts = [_of_crossval(root)] if root.is_file() else [_of_run(o, root) for o in find_runs(root)]

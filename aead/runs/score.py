@@ -236,10 +236,11 @@ def _other_folder(run, data):
 
 _marks = {'scores.csv': b'schema', 'curves.csv': b'schema', 'metrics.json': b'image_auroc', 'report.html': b'aead'}
 
-def _check_outputs(out):
-    "Complains before the work if an evaluation cannot be written, or would replace something else."
+def _check_outputs(out, run):
+    "Complains before the work if an evaluation cannot be written, or would replace what is not the run's."
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file; choose another folder (--out)")
-    for name,mark in _marks.items(): check_output(out/name, mark=mark)
+    own = out.resolve().is_relative_to(run.path.resolve())        # even a damaged file of the run may be replaced
+    for name,mark in _marks.items(): check_output(out/name, mark=b'' if own else mark)
 
 # %% ../../nbs/85_runs.score.ipynb #e4c4b83d
 def evaluate_run(
@@ -257,7 +258,7 @@ def evaluate_run(
         log(f"the images of {run.path} are in {data} now")
         data = None
     out = Path(out or (run.path if data is None else _other_folder(run, data)))
-    _check_outputs(out)
+    _check_outputs(out, run)
     with one_writer(out): return _evaluate(run, data, layout, category, out, device, skipped)
 
 # %% ../../nbs/85_runs.score.ipynb #62b2a72a

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..files import one_writer, remove_leftovers, save_yaml
 from ..config import Config, config_to_dict, find_difference, make_config
-from ..data.catalog import count_classes, save_catalog, unused_masks
+from ..data.catalog import count_classes, unused_masks
 from ..data.preprocessing import read_image
 from ..data.dataset import check_images
 from ..data.splits import resolve_split
@@ -122,8 +122,7 @@ def _train(out, asked, cfg, df, resume, device):
     def begin():
         if not resume: save_yaml(config_to_dict(asked), out/'config.yaml')       # never rewritten
         save_yaml(config_to_dict(cfg), out/'resolved.yaml')
-        save_catalog(df, out/'catalog.csv', root)
-        run.set_root(root)
+        run.set_catalog(df, root)
         _tell_what(df, None if resume or asked.data.layout in ('csv','synthetic') else asked.data.path)
         log(_summary(df, cfg))
     train_detector(cfg, df, read_image, device, out, resume, begin).save(out)
@@ -154,7 +153,7 @@ def _run(out, cfg, resume, device):
     if asked.data.size is None: validate(cfg)
     is_trained = RunFolder(out).has('model.safetensors', 'calibration.json')
     if not is_trained: _train(out, asked, cfg, df, goes_on, device)
-    elif goes_on: save_catalog(df, out/'catalog.csv', RunFolder(out).root)
+    elif goes_on: RunFolder(out).set_catalog(df, RunFolder(out).root)
     return evaluate_run(out, device=device, skipped=skipped)
 
 # %% ../../nbs/86_runs.train.ipynb #262e393a
