@@ -32,7 +32,7 @@ from .models.head import get_body
 from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
 from .kind import fit_kind, Kind
-from .scoring import distance_maps, ScoringGraph, search_scoring
+from .scoring import distance_maps, FrameTiles, in_frame, ScoringGraph, search_scoring
 from .calibration import Calibration, check_rate, describe_fallback, get_answers, round_rate
 
 # %% ../nbs/52_detect.ipynb #77e9a871
@@ -617,9 +617,25 @@ def _good_rows(df, split):
     if rows.empty: raise ValueError(f"there are no good images in '{split}', which a detector needs to calibrate")
     return rows
 
-# %% ../nbs/52_detect.ipynb #37652fce
+# %% ../nbs/52_detect.ipynb #10bdd0af
 _search_pixels = 64*2**19 # pixels of the good images that a search looks at, about; at least eight images
+_large = 4 # frames of so many tiles or more are searched by single tiles
 
+@patch
+def _search(self:Detector, graph, ds, most):
+    "Ways of scoring, the best first, from up to `most` images."
+    d = self.cfg.data
+    frame,seen = (int(np.prod(o)) for o in (d.hw, d.seen_hw))
+    large = frame >= _large*seen
+    n = min(most, max(8, _search_pixels//(seen if large else frame)))
+    if large: ds = FrameTiles(ds, d.tile, n, self.cfg.train.seed)
+    bs = max(1, self.cfg.train.bs) if large else self.bs
+    found = search_scoring(graph, ds, d.kinds, n, bs, self.cfg.train.seed)
+    if not large: return found
+    ways = [in_frame(*o, seen/frame) for o in zip(found.pool, found.top)]
+    return found.assign(pool=[o for o,_ in ways], top=[o for _,o in ways])
+
+# %% ../nbs/52_detect.ipynb #37652fce
 @patch
 def _find_scoring(self:Detector, val, read):
     "Tries ways of scoring on good images with synthetic defects, and puts the best into settings and graph."
@@ -631,9 +647,7 @@ def _find_scoring(self:Detector, val, read):
     maps = dict.fromkeys(own if far else [*own, 'l1', 'ssim', 'msgms'], 1.)
     graph = ScoringGraph(model, maps, noise=self.graph.noise, flips=cfg.detect.flips, tile=cfg.data.tile,
                          units=cfg.detect.units)
-    graph,ds = graph.eval().to(self.device),self.dataset(val, read)
-    n = min(24 if far else 64, max(8, int(_search_pixels//np.prod(cfg.data.hw))))
-    self.search = search_scoring(graph, ds, cfg.data.kinds, n, self.bs, cfg.train.seed)
+    self.search = self._search(graph.eval().to(self.device), self.dataset(val, read), 24 if far else 64)
     found = self.search[self.search.chosen].iloc[0]
     best = {k: found[k] for k in ('maps','sigma','pool','top')}
     plain = {k: v.item() if hasattr(v, 'item') else v for k,v in best.items()}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['units_of', 'pools', 'Scored', 'smooth', 'Quantiles', 'standardize', 'combine', 'pool_max', 'pool_mean', 'pool_top',
            'ScoringGraph', 'blend_weights', 'see_in_tiles', 'distance_maps', 'get_mixes', 'Candidate', 'get_candidates',
-           'corrupt_each', 'search_scoring']
+           'corrupt_each', 'FrameTiles', 'in_frame', 'search_scoring']
 
 # %% ../nbs/50_scoring.ipynb #0124e584
 import math
@@ -21,7 +21,7 @@ from torch import nn, Tensor
 
 from .data.catalog import spread_indices
 from .config import did_you_mean
-from .data.preprocessing import tile_boxes, tile_starts
+from .data.preprocessing import cut_box, tile_boxes, tile_starts
 from .data.defects import add_defects, default_kinds
 from .data.dataset import to_tensors
 from .models.base import BaseAutoencoder
@@ -468,6 +468,39 @@ def _lost(scores, labels, weights):
     "By how much the first candidate is better than each."
     a = _auroc_by_kind(scores, labels, weights)['auroc']
     return a[0]-a
+
+# %% ../nbs/50_scoring.ipynb #1d1bff5c
+class FrameTiles:
+    "A data set of `n` tiles, a tile of each frame of another data set in turn."
+    def __init__(self,
+        ds, # data set with `load(i) -> (image h w c, mask, valid)`
+        side:int, # of a tile, pixels
+        n:int, # tiles
+        seed:int=0 # of their places
+    ):
+        self.ds,self.side,self.n,self.seed = ds,side,n,seed
+
+    def __len__(self): return self.n
+
+    def load(self,
+        i:int # number of the tile
+    )->tuple: # image `h w c`, mask or None, valid, of the tile
+        "One tile."
+        item = self.ds.load(i%len(self.ds))
+        at = np.argwhere(item[2])
+        rng,hw = np.random.default_rng([self.seed, i]),item[2].shape
+        y,x = at[rng.integers(len(at))] if len(at) else (0,0)
+        box = [int(np.clip(o-self.side//2, 0, max(0, n-self.side))) for o,n in zip((y,x), hw)]
+        return tuple(cut_box(o, (*box, *(min(self.side, n) for n in hw))) for o in item)
+
+def in_frame(
+    pool:str, # that was best on tiles
+    top:float, # share of a tile's pixels
+    part:float # pixels of a tile over those of the frame
+)->tuple: # `pool` and `top` for the frame
+    "The pool of a frame that averages as many pixels as that of a tile."
+    if pool=='max': return pool, top
+    return 'top', part*(top if pool=='top' else 1.)
 
 # %% ../nbs/50_scoring.ipynb #766dda4d
 def search_scoring(

@@ -7,10 +7,9 @@ __all__ = ['textures', 'defect_kinds', 'check_texture', 'plan_synthetic', 'get_s
            'load_synthetic', 'make_synthetic', 'read_synthetic']
 
 # %% ../../nbs/11_data.synthetic.ipynb #d39ed2eb
-import json, os
+import json
 from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from zlib import crc32
 
 import numpy as np, pandas as pd
@@ -20,7 +19,7 @@ from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 from skimage import data as skdata, filters, measure, transform
 
-from ..files import absolute_path
+from ..files import absolute_path, atomic_folder
 from ..config import did_you_mean, Registry
 from .catalog import layouts
 
@@ -363,16 +362,10 @@ def _write(path, settings):
 # %% ../../nbs/11_data.synthetic.ipynb #47d319d9
 def _make(path, settings):
     "Writes beside `path` and moves into place; if another process was faster, its folder stays."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as tmp:
-        new = Path(tmp)/'new'
-        new.mkdir()
-        _write(new, settings)
-        try:
-            if path.exists(): path.rmdir()          # an empty folder; some systems cannot move onto one
-            os.replace(new, path)
-        except OSError:
-            if not (path/_about).is_file(): raise
+    try:
+        with atomic_folder(path) as new: _write(new, settings)
+    except OSError:
+        if not (path/_about).is_file(): raise
 
 # %% ../../nbs/11_data.synthetic.ipynb #12ec3e33
 def _check_same(path, settings):

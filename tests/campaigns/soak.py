@@ -1,4 +1,4 @@
-"What runs for long in a process of its own, and tells its memory and open files now and then."
+"What runs in a process of its own: soaks, which tell their memory and open files now and then, and the embedded images."
 import gc, itertools, json, os, resource
 from pathlib import Path
 
@@ -39,3 +39,8 @@ def browse(run, n, every):
         else: d.open(d.tabs.titles[i//10%len(d.tabs.titles)])
         if i%100==99: d.choice.value = names[i//100%2]
     tell()
+
+def make_parts(out):
+    "Writes a few of the embedded images."
+    from aead.data.synthetic import make_synthetic
+    make_synthetic(out, 'brick', n_shots=1, n_regions=6)

@@ -309,9 +309,9 @@ def harm_file(file, other, how, *o):
     file.write_bytes(raw)
 
 COMMANDS = {'score': 'score --run run --input new --out s.csv', 'calibrate': 'calibrate --run run --far 0.3', 'compare': 'compare --runs run,second --by run',
-            'evaluate': 'evaluate --run run --out elsewhere', 'resume': 'train --out run --resume'}
+            'evaluate': 'evaluate --run run --out elsewhere', 'resume': 'train --out run --resume', 'export': 'export --run run --out m.onnx'}
 quick = st.sampled_from(['score','score','calibrate','compare'])
-slow = st.sampled_from(['score','score','score','calibrate','compare','compare','evaluate','resume'])
+slow = st.sampled_from(['score','score','score','calibrate','compare','compare','evaluate','resume','export'])
 
 def test_run_folders(tmp_path, monkeypatch, finished):
     (_,ref,_),(_,other,_) = finished('cnn_ae'),finished(pick('cnn_ae', 'resnet_ae'))
@@ -330,7 +330,8 @@ def test_run_folders(tmp_path, monkeypatch, finished):
             shutil.copytree(ref, 'run', ignore=None if command in ('evaluate','compare','resume') else shutil.ignore_patterns('maps','metrics.json','report.html'))
             file = tmp_path/'run'/name
             if file.exists(): harm_file(file, other, *how)
-            with bounded(): status,text = call(*COMMANDS[command].split(), '--device', 'cpu') if command!='compare' else call(*COMMANDS[command].split())
+            device = () if command in ('compare','export') else ('--device','cpu')
+            with bounded(): status,text = call(*COMMANDS[command].split(), *device)
             check_command(t, status, text, COMMANDS[command].split()[0], case)
             t.check(not os.path.exists('BOMB'), f'executed: {case}')
             if status==0 and command=='score': check_row(t, case)

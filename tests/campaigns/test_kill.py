@@ -90,6 +90,21 @@ def test_score_is_whole_or_absent(finished, tmp_path):
             have = {k: v for k,v in content(out).items() if not os.path.basename(k).startswith('.')}
             t.check(again.status==0 and have==want, f'{fault}: other results {again.text[-200:]}')
 
+def test_embedded_images_are_whole(tmp_path):
+    "What was killed while it wrote the embedded data set is made again, the same to the byte."
+    def make(out, **fault): return run(out, task='soak:make_parts', folders=[tmp_path], **fault)
+    done = make(tmp_path/'ref')
+    want = content(tmp_path/'ref')
+    assert done.status==0 and want, done.text
+    with tally('kill', 'writing the embedded images') as t:
+        for i,fault in enumerate(moments(pick(3, 20), done, 3)):
+            out = tmp_path/f'out{i}'
+            if make(out, **fault).status==0: continue
+            t.add()
+            again = make(out)
+            t.check(again.status==0 and content(out)==want, f'{fault}: other images {again.text[-200:]}')
+            t.check(not [o for o in tmp_path.iterdir() if o.name[0]=='.'], f'{fault}: left behind {[o.name for o in tmp_path.iterdir()]}')
+
 def test_the_real_command(finished, tmp_path):
     "The command in a process of its own is killed when its first checkpoint is there."
     args,ref,_ = finished('cnn_ae')
