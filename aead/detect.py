@@ -32,6 +32,7 @@ from .models.head import get_body
 from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
 from .kind import fit_kind, Kind
+from .progress import track
 from .scoring import distance_maps, FrameTiles, in_frame, ScoringGraph, search_scoring
 from .calibration import Calibration, check_rate, describe_fallback, get_answers, round_rate
 
@@ -282,7 +283,8 @@ def _get_limits(calibration, far, inspect, heat_max):
 @patch
 def _measure(self:Detector, df, read, far):
     "Calibration and upper end of the heat maps' scale from good images; the test of their kind is calibrated too."
-    scores,peaks,kinds = zip(*[(b.score, b.amap.max((1,2)), b.kind) for b in self.scan(df, read)])
+    batches = track(self.scan(df, read), 'calibrating', len(df), count=lambda b: len(b.rows))
+    scores,peaks,kinds = zip(*[(b.score, b.amap.max((1,2)), b.kind) for b in batches])
     if self.kind: self.kind = KindTest(self.kind.kind, Calibration(np.concatenate(kinds), df.group))
     return Calibration(np.concatenate(scores), df.group), _heat_max(np.concatenate(peaks), far)
 
@@ -605,6 +607,7 @@ def train_detector(
     det = Detector(cfg, build_graph(cfg, model.eval()), device, int((df.split=='train').sum()))
     if cfg.detect.search: det._find_scoring(val, read)
     batches = (b for _,b in read_batches(det.dataset(val, read), det.bs))
+    batches = track(batches, 'measuring maps', len(val), count=lambda b: len(b[0]))
     det.graph.fit_spread((x.to(device), valid.to(device)) for x,_,_,valid in batches)
     det._fit_kind(df, read)
     det.calibrate(cal, read).seconds = round(time.time()-start, 2)
@@ -617,7 +620,7 @@ def _good_rows(df, split):
     if rows.empty: raise ValueError(f"there are no good images in '{split}', which a detector needs to calibrate")
     return rows
 
-# %% ../nbs/52_detect.ipynb #10bdd0af
+# %% ../nbs/52_detect.ipynb #b33e87ed
 _search_pixels = 64*2**19 # pixels of the good images that a search looks at, about; at least eight images
 _large = 4 # frames of so many tiles or more are searched by single tiles
 

@@ -129,7 +129,7 @@ def calibrate(self:AnomalyDetector,
 def save(self:AnomalyDetector,
     path # folder; made if need be
 ):
-    "Writes `config.yaml`, `resolved.yaml`, `model.safetensors` and `calibration.json`; not into the folder of a training."
+    "Writes `config.yaml`, `resolved.yaml`, `model.safetensors` and `calibration.json`; not over a trained run."
     if (Path(path)/'catalog.csv').exists():
         raise ValueError(f"{path} holds a run that was trained with `aead train`; save the detector in another folder")
     save_yaml(config_to_dict(self.asked), Path(path)/'config.yaml')

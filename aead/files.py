@@ -78,7 +78,7 @@ def remove_leftovers(
         if o.is_dir() and not o.is_symlink(): shutil.rmtree(o, ignore_errors=True)
         else: o.unlink(missing_ok=True)
 
-# %% ../nbs/00_files.ipynb #6bc6e9ef
+# %% ../nbs/00_files.ipynb #b5bd8fe9
 @contextmanager
 def atomic_folder(
     path # the folder to make; one that is there must be empty

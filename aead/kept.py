@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from .data.dataset import read_batches
 from .models.feature_head import normalized_pair
+from .progress import Progress
 
 # %% ../nbs/36_kept.ipynb #bf7ee9f2
 def _spread(f, k):
@@ -110,15 +111,21 @@ class KeptFeatures(Dataset):
 def _fill(self:KeptFeatures, model, mb):
     "Computes all copies."
     n = len(self.ds)
-    for k in range(self.copies):
-        self.ds.epoch = k
-        for rows,batch in read_batches(self.ds, self.bs):
-            if isinstance(batch, Exception): raise batch
-            at,whole = [k*n+i for i in rows],batch[0].to(self.device)
-            x,*others = self._cut(at, batch, model.stride)
-            inputs = model.read(x.to(self.device), self._owners(rows), None if x.shape==whole.shape else whole)
-            self._put(at, inputs, others, mb)
+    with Progress('computing features', self.copies*n) as progress:
+        for k in range(self.copies): self._fill_copy(model, mb, k, n, progress)
     self.ds.epoch = 0
+
+@patch
+def _fill_copy(self:KeptFeatures, model, mb, k, n, progress):
+    "Computes one copy of each of the `n` images."
+    self.ds.epoch = k
+    for rows,batch in read_batches(self.ds, self.bs):
+        if isinstance(batch, Exception): raise batch
+        at,whole = [k*n+i for i in rows],batch[0].to(self.device)
+        x,*others = self._cut(at, batch, model.stride)
+        inputs = model.read(x.to(self.device), self._owners(rows), None if x.shape==whole.shape else whole)
+        self._put(at, inputs, others, mb)
+        progress.add(len(rows))
 
 # %% ../nbs/36_kept.ipynb #e41e0de1
 _most = 6e4 # half precision ends at 65504; distances of channels that are constant in good images may be larger

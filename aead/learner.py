@@ -8,7 +8,7 @@ __all__ = ['moves', 'StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA',
            'train_model']
 
 # %% ../nbs/40_learner.ipynb #5b6e28bb
-import json, sys, time
+import json, time
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn, Tensor
 
 from .files import atomic_write, SCHEMA
+from .progress import log, Progress, track
 from .config import Config, TrainConfig
 from .data.catalog import spread_indices
 from .data.preprocessing import read_image
@@ -316,28 +317,37 @@ def resume(self:AnomalyLearner,
 
 # %% ../nbs/40_learner.ipynb #691906fb
 class LineProgress(Callback):
-    "Prints a line after some of the epochs, to standard error."
+    "Says how many steps are done and how long the others take, and prints a line after some of the epochs."
     order = 90
     def __init__(self,
         lines:int=20 # about how many lines a whole training prints
     ): self.lines = lines
 
-    def before_fit(self): self.t0 = time.time()
+    def before_fit(self): self.t0,self.steps = time.time(),None
+
+    def before_batch(self):
+        if self.steps is None and self.training: self.steps = Progress('training', self._left(), 'steps').__enter__()
+    def after_batch(self):
+        if self.training: self.steps.add()
+    def after_fit(self):
+        if self.steps is not None: self.steps.__exit__()
+    def _left(self): return (self.n_epoch-self.epoch)*self.n_iter   # a resumed training has fewer
+
     def after_epoch(self):
         h = self.checkpoint.history
         if not h or h[-1]['epoch']!=self.epoch: return
         every = max(1, self.n_epoch//self.lines)
         if (self.epoch+1)%every and self.epoch+1 < self.n_epoch: return
-        print(f"epoch {self.epoch+1}/{self.n_epoch}  train {h[-1]['train_loss']:.4f}  valid {h[-1]['valid_loss']:.4f}  "
-              f"{time.time()-self.t0:.0f} s", file=sys.stderr, flush=True)
+        log(f"epoch {self.epoch+1}/{self.n_epoch}  train {h[-1]['train_loss']:.4f}  valid {h[-1]['valid_loss']:.4f}  "
+            f"{time.time()-self.t0:.0f} s")
 
 # %% ../nbs/40_learner.ipynb #d1fa6280
 @contextmanager
 def _timed(what):
-    "Prints what was done, and in which time, to standard error; nothing in a notebook."
+    "Prints what was done, and in which time; nothing in a notebook."
     start = time.time()
     yield
-    if not in_notebook(): print(f"{what}  {time.time()-start:.0f} s", file=sys.stderr, flush=True)
+    if not in_notebook(): log(f"{what}  {time.time()-start:.0f} s")
 
 # %% ../nbs/40_learner.ipynb #a3eaa7ec
 @torch.no_grad()
@@ -487,9 +497,17 @@ def _trim_features(model, dls, share):
     n = max(1, len(ds)-round(share*len(ds)))
     ds.use = sorted(each.argsort(stable=True)[:n].tolist())
 
+def _watched(dls, n=None):
+    "`observed_images` that say how far they are; of a few images, without a word."
+    images = observed_images(dls, n)
+    if n is not None: return images
+    ds = dls.train.dataset
+    unit = 'images' if ds.crop is None else 'crops'
+    return track(images, 'observing', len(ds)*len(ds.views(0)), unit, lambda b: len(b[0]))
+
 def _observe(model, dls, trim):
     "Lets the model see the good training images, once or after trimming twice."
-    images = partial(observed_images, dls)
+    images = partial(_watched, dls)
     with evaluating(model), _timed(f'{len(dls.train.dataset)} images observed'):
         model.observe(images)
         if not trim: return
@@ -526,8 +544,7 @@ def _natural_moves(augment, model, dls):
     if not open_ or not model.patches or len({ds.owners[i] for i in ds.use}) < 2: return augment
     with evaluating(model): told = tell_moved(model, dls, open_)
     out = [k for k,v in told.items() if v > _told]
-    if out and not in_notebook():
-        print(f"good images look odd after {', '.join(out)}: not used for the U-Net", file=sys.stderr, flush=True)
+    if out and not in_notebook(): log(f"good images look odd after {', '.join(out)}: not used for the U-Net")
     return {**augment, **dict.fromkeys(out, 0)}
 
 # %% ../nbs/40_learner.ipynb #a96fb9cd

@@ -21,6 +21,7 @@ from torch import nn, Tensor
 
 from .data.catalog import spread_indices
 from .config import did_you_mean
+from .progress import track
 from .data.preprocessing import cut_box, tile_boxes, tile_starts
 from .data.defects import add_defects, default_kinds
 from .data.dataset import to_tensors
@@ -469,7 +470,7 @@ def _lost(scores, labels, weights):
     a = _auroc_by_kind(scores, labels, weights)['auroc']
     return a[0]-a
 
-# %% ../nbs/50_scoring.ipynb #1d1bff5c
+# %% ../nbs/50_scoring.ipynb #171ed27f
 class FrameTiles:
     "A data set of `n` tiles, a tile of each frame of another data set in turn."
     def __init__(self,
@@ -518,7 +519,9 @@ def search_scoring(
     good = corrupt_each(ds, [], n, seed, graph.tile)
     spreads = _get_spreads(_map_batches(graph, good, bs), names, graph.units)
     scores,labels = [],[]
-    for ms,valid,ks in _map_batches(graph, corrupt_each(ds, kinds, n, seed, graph.tile), bs):
+    total = min(n, len(ds))*(1+len(kinds))
+    drawn = track(corrupt_each(ds, kinds, n, seed, graph.tile), 'searching a way of scoring', total)
+    for ms,valid,ks in _map_batches(graph, drawn, bs):
         scores.append(_score_candidates(ms, valid, names, spreads))
         labels += ks
     scores,labels = np.concatenate(scores, 1),np.array(labels)

@@ -329,7 +329,6 @@ def test_demo_stopped_before_its_first_epoch_can_be_repeated(monkeypatch, tiny, 
     tiny_demo(monkeypatch, tiny)
     with monkeypatch.context() as p:
         def stop(*a): raise KeyboardInterrupt
-        p.setattr('aead.runs.train.save_catalog', stop)
         p.setattr('aead.runs.train.save_yaml', stop)
         assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==130
     assert cmd('demo', '--out', tmp_path/'demo', '--device', 'cpu').status==0

@@ -25,6 +25,7 @@ from ..config import Registry
 from .catalog import spread_indices
 from .dataset import content_hash
 from .preprocessing import read_gray, resize_image
+from ..progress import track
 
 # %% ../../nbs/18_data.audit.ipynb #2fc3e517
 def get_reference(
@@ -133,7 +134,7 @@ class _Index:
         rows = rows[np.isfinite(best[rows])]
         return rows, r[:,rows].argmax(0)
 
-# %% ../../nbs/18_data.audit.ipynb #b9e6e1cc
+# %% ../../nbs/18_data.audit.ipynb #c3379d4d
 def _detail(x): return x-cv2.GaussianBlur(x, (0,0), 5*x.shape[0]/_side)
 
 def _slopes(h): return cv2.Sobel(h, cv2.CV_32F, 1, 0),cv2.Sobel(h, cv2.CV_32F, 0, 1)
@@ -162,7 +163,7 @@ _criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 25, 1e-4)
 def _window(s): return cv2.createHanningWindow((s,s), cv2.CV_32F)
 
 def _shifts(both, r):
-    "Those of `both`, a view and the same turned by half, with a peak as high as the other's; with shift to `r`, and peak."
+    "Those of `both`, a view and the same turned by half, with a peak as high as the other's; shift to `r`, peak."
     window = _window(len(r))
     r = _detail(r)*window
     found = [(v, *cv2.phaseCorrelate(_detail(v.raw)*window, r)) for v in both]
@@ -220,7 +221,7 @@ def _unexplained(v, r, move):
 _as_it_lies = np.eye(2, 3, dtype=np.float32)
 
 def _compare(both, r):
-    "Logs of the shares of a picture, `both` ways up, that the picture `r` leaves unexplained: registered, and as it lies."
+    "Logs of the shares of a picture, `both` ways up, that `r` leaves unexplained: registered, and as it lies."
     logs = []
     for v,*where in _shifts(both, r):
         lies,move = _unexplained(v, r, _as_it_lies),_register(v.raw, r, *where)
@@ -245,7 +246,7 @@ def _usual(logs, typical): return np.minimum(np.median(logs, 0), typical)
 def _reference_gaps(small, group, index):
     "Gaps of images of the reference with those of other groups, a list of arrays `k 2`; and their typical likeness."
     some = np.sort(np.random.default_rng(0).permutation(len(small))[:_sample])
-    found = [_match(small[i], small, index, group==group[i])[1] for i in some]
+    found = [_match(small[i], small, index, group==group[i])[1] for i in track(some, 'measuring likeness', len(some))]
     found = [o for o in found if len(o)>1]
     typical = np.median([np.median(o, 0) for o in found], 0) if found else np.zeros(2)
     return [_usual(o, typical)-o for o in found], typical
@@ -315,7 +316,7 @@ def _near_copies(pictures, test, fit, group, near, rate):
     index = _Index(small)
     gaps,typical = _reference_gaps(small, group[fit], index)
     limits = [_fit_limit([o[:,k] for o in gaps]) for k in range(2)]
-    for i in test:
+    for i in track(test, 'looking for near-copies', len(test)):
         rows,logs = _match(pictures.small[i], small, index)
         found = _finding(logs, typical, limits, rate)
         if found and found[1]>=near: yield i, fit[rows[found[0]]], *found[1:]

@@ -100,7 +100,7 @@ def root(self:RunFolder)->Path: # folder
     known = [Path(kept['root'])]*bool(kept.get('root')) + [asked] + [self.path/kept['near']]*bool(kept.get('near'))
     return next((o for o in known if o.is_dir()), known[0])
 
-# %% ../../nbs/84_runs.folder.ipynb #6a1aab33
+# %% ../../nbs/84_runs.folder.ipynb #32b12770
 def _name_fitted(file):
     "Digest of the names of the images that the run of a catalog was fitted to."
     t = get_reference(read_catalog(file, ''))
@@ -132,7 +132,8 @@ def catalog(self:RunFolder)->pd.DataFrame: # catalog with `split`, absolute path
     "Which image was in which split."
     file,own = self.file('catalog.csv'),self._kept().get('fitted')
     if own and own!=_name_fitted(file):
-        raise ValueError(f"{file} is not that of the run, which was fitted to other images; put its own back, or train again")
+        raise ValueError(f"{file} is not that of the run, which was fitted to other images; "
+                         "put its own back, or train again")
     return read_catalog(file, self.root)
 
 # %% ../../nbs/84_runs.folder.ipynb #a3a0cd4f

@@ -18,7 +18,8 @@ from ..data.dataset import check_images
 from ..data.splits import resolve_split
 from ..detect import check_and_split, get_device, resolve, train_detector, validate
 from .folder import data_root, load_data, RunFolder
-from .score import evaluate_run, log
+from ..progress import log
+from .score import evaluate_run
 
 # %% ../../nbs/86_runs.train.ipynb #de369119
 def _is_used(folder):
