@@ -64,7 +64,7 @@ test-browser: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/browser
 
 lab: venv
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab
 
 docs: venv
 	$(BIN)/python scripts/docs.py

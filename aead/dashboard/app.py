@@ -26,7 +26,7 @@ panels = OverviewPanel,ExplorerPanel,ThresholdPanel,DistributionPanel,ComparePan
 class Dashboard:
     "All panels on one or several runs: `widget` to show, `state` to set, `panels` to read."
     def __init__(self,
-        config=None, # run folder or list of them; with `results`: their settings, `Config` or dict as in `config.yaml`
+        config=None, # as in `open_views`: run folder, folder of runs, or list of them; None: the nearest folder `runs`
         results=None # `{name: table of scores}`, or one table; None: `config` names the runs
     ):
         self.views = open_views(config, results)

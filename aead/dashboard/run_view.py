@@ -21,7 +21,7 @@ from ..models.head import get_body
 from ..losses import err_maps
 from ..calibration import get_tested
 from ..viz.images import overlay, paint_contour, to_rgb
-from ..runs.folder import RunFolder
+from ..runs.folder import find_runs, RunFolder
 from .base import State, to_png
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #b92db0ac
@@ -236,7 +236,7 @@ def read_shown(
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #23ae4a37
 # Views of every run; there is also one for each error map, such as `error: l1`.
-pictures = 'heat map','image','anomaly map','reconstruction','attention'
+pictures = 'heat map','image','anomaly map','reconstruction','attention','side by side'
 
 @patch
 def views(self:RunView)->list: # names for `picture`
@@ -257,7 +257,21 @@ def picture(self:RunView,
     if what not in pictures and not what.startswith('error: '):
         raise ValueError(f"there is no view '{what}', only {', '.join(self.views())}")
     img,mask = self._kept_image(i, side)
-    return paint_contour(self._paint(i, what, opacity, img), mask if outline else None)
+    mask = mask if outline else None
+    if what!='side by side': return paint_contour(self._paint(i, what, opacity, img), mask)
+    return _in_a_row([paint_contour(self._paint(i, k, opacity, img), mask) for k in self._beside(i)])
+
+@patch
+def _beside(self:RunView, i):
+    "The views that a run has for showing side by side: image, reconstruction, its error, heat map."
+    known = self.config is not None and self.folder is not None
+    own = ['reconstruction',f'error: {next(iter(err_maps))}'] if known else []
+    return ['image', *own, *(['heat map'] if self.map_file(i) else [])]
+
+def _in_a_row(pictures, gap=4):
+    "Pictures of one size side by side, with white between them."
+    white = np.full((len(pictures[0]),gap,3), 255, np.uint8)
+    return np.concatenate([o for p in pictures for o in (white, p)][1:], 1)
 
 @patch
 def _read(self:RunView, i, side): return read_shown(self.images.path[i], self.images['mask'][i], side)
@@ -303,19 +317,41 @@ def _small(self:RunView, i, side):
     except (FileNotFoundError, ValueError): return to_png(np.full((side,side,3), 225, np.uint8))
     return to_png(self._paint(i, 'heat map' if self.map_file(i) else 'image', .5, img))
 
+# %% ../../nbs/91_dashboard.run_view.ipynb #4417a079
+def _find_home():
+    "The nearest folder `runs`, here or further up."
+    here = Path.cwd()
+    for o in (here,*here.parents):
+        if (o/'runs').is_dir(): return o/'runs'
+    raise FileNotFoundError(f"there is no folder `runs` in {here} or above it; say where the runs are")
+
+# %% ../../nbs/91_dashboard.run_view.ipynb #57bcc7a4
+_newest = 20 # runs of a folder that are opened
+
+def _runs_in(folder):
+    "The run that a folder is, or the newest runs in it."
+    folder = Path(folder)
+    if not folder.is_dir(): raise FileNotFoundError(f"there is no folder {folder}")
+    runs = sorted(find_runs(folder), key=lambda o: -(o/'scores.csv').stat().st_mtime)
+    if runs: return sorted(runs[:_newest])
+    if (folder/'config.yaml').is_file():
+        raise ValueError(f"the run {folder} is not finished; go on with `aead train --resume --out {folder}`")
+    raise ValueError(f"{folder} holds no runs; `aead train` makes one, `aead demo` a first one")
+
 # %% ../../nbs/91_dashboard.run_view.ipynb #fd3fbad5
 def open_views(
-    config=None, # run folder or list of them; with `results`: their settings, `Config` or a dict as in `config.yaml`
+    config=None, # run folder, folder of runs, or list of them; with `results`: settings, `Config` or a nested dict
     results=None # `{name: table of scores}`, or one table; None: `config` names the runs
 )->dict: # `RunView` by name
-    "The runs that panels are to show."
+    "The runs that panels are to show; with no argument, those of the nearest folder `runs`."
     if results is not None:
         cfg = config_from_dict(config) if isinstance(config, dict) else config
         tables = results if isinstance(results, dict) else {'results': results}
         return {k: RunView(t, cfg) for k,t in tables.items()}
-    folders = [config] if isinstance(config, (str,Path)) else list(config or [])
-    if not folders: raise ValueError('a dashboard needs results, or the folder of a run')
-    names = [Path(f).resolve().name for f in folders]
+    asked = [_find_home()] if config is None else [config] if isinstance(config, (str,Path)) else list(config)
+    if not asked: raise ValueError('a dashboard needs results, or the folder of a run')
+    folders = list(dict.fromkeys(f for o in asked for f in _runs_in(o)))
+    names = [f.resolve().name for f in folders]
     return {n if names.count(n)==1 else str(f): RunView.load(f) for n,f in zip(names, folders)}
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #085f1721

@@ -33,11 +33,11 @@ from .folder import RunFolder
 
 # %% ../../nbs/85_runs.score.ipynb #63e6d151
 def show_progress(
-    batches, # an iterable of batches with `rows`
+    batches, # an iterable of batches with `rows`; anything else counts as one image
     n:int # number of images in all
 ): # the same batches
     "Passes batches on, and [says](02_progress.ipynb) how many images are done."
-    return track(batches, 'scoring', n, count=lambda b: len(b.rows))
+    return track(batches, 'scoring', n, count=lambda b: len(getattr(b, 'rows', [b])))
 
 # %% ../../nbs/85_runs.score.ipynb #51954b0c
 def _thumb_side(n):

@@ -74,5 +74,6 @@ def test_runs_of_one_name_are_told_apart(run, tmp_path):
     assert list(d.views)==['run','run*'] and trouble(d)=={}
 
 def test_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match='not an evaluated run'): Dashboard(tmp_path)
+    with pytest.raises(ValueError, match='holds no runs'): Dashboard(tmp_path)
+    with pytest.raises(FileNotFoundError, match='there is no folder'): Dashboard(tmp_path/'nowhere')
     with pytest.raises(KeyError): Dashboard({'dta': {}}, score_table(5))

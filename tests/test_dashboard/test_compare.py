@@ -37,7 +37,7 @@ def test_buttons_say_class_and_rank():
     c = panel(a=a, b=b)
     for v,g in zip(c.views.values(), c.galleries):
         rank = v.table.score.rank(pct=True)
-        assert [o.description for o in g.buttons]==[f'{v.table.defect[i]} {rank[i]:.0%}' for i in g.rows]
+        assert [o['text'] for o in g.widget.items]==[f'{v.table.defect[i]} {rank[i]:.0%}' for i in g.rows]
 
 @pytest.mark.parametrize('thr', [(None,.7),(None,None)], ids=['one without threshold','none has one'])
 def test_without_decisions_ranks_are_compared(thr):
@@ -51,7 +51,7 @@ def test_an_image_opens_in_its_own_run():
     for i,(run,thr) in enumerate((('a',.7),('b',.9))):
         c.state.threshold = .7
         c.state.run = 'a'
-        c.galleries[i].buttons[0].click()
+        c.galleries[i].press(0)
         assert (c.state.run, c.state.threshold, c.state.image)==(run, thr, c.galleries[i].rows[0])
 
 def test_three_runs_have_three_differences():
