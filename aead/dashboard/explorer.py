@@ -19,6 +19,7 @@ from ..report.html import tag
 from ..report.run import describe_map
 from .base import as_text, Chart, field, Gallery, Panel, to_png
 from .run_view import pictures
+from ..runs.folder import label_words
 
 # %% ../../nbs/94_dashboard.explorer.ipynb #e4d83b0d
 # Charts by name, `(table, thr) -> plotly figure`, with a mark for each image.
@@ -64,10 +65,10 @@ def _gallery_widgets(self:ExplorerPanel):
     self.scores = field(w.FloatRangeSlider, 'score', 315, 58, readout_format='.1f', continuous_update=False)
     self.order = field(w.Dropdown, 'order', 195, 58, options=orders)
     self.page = field(w.BoundedIntText, 'page', 110, 40, value=1, min=1, max=1)
-    self.save = w.Button(description='save as CSV', tooltip='writes the images that pass the filters, in their order')
+    self.save = self.button('save as CSV', 110, self.save_chosen)
+    self.save.tooltip = 'writes the images that pass the filters, in their order'
     self.count,self.gallery = w.HTML(),Gallery(self.n, 6, self._open, 70, self.step)
     self.listen(self._fill_gallery, self.kind, self.split, self.outcome, self.scores, self.order, self.page)
-    self.save.on_click(lambda _: self.attempt(self.save_chosen))
     filters,more = w.HBox([self.kind, self.split, self.outcome]),w.HBox([self.scores, self.order])
     return filters,more,w.HBox([self.page, self.count, self.save]),self.gallery.widget
 
@@ -78,15 +79,20 @@ def _image_widgets(self:ExplorerPanel):
     self.opacity = field(w.FloatSlider, 'opacity', 278, 55, value=.5, min=0, max=1, step=.05)
     wide = w.Layout(width='278px')
     self.outline = w.Checkbox(True, description='outline of the true defect', indent=False, layout=wide)
-    self.before,self.after = (w.Button(description=o, layout=w.Layout(width='40px')) for o in '◀▶')
-    for b,by in ((self.before,-1),(self.after,1)): b.on_click(lambda _,by=by: self.attempt(self.step, by))
+    self.before,self.after = self.button('◀', 40, self.step, -1),self.button('▶', 40, self.step, 1)
     self.at = w.HTML()
     fit = w.Layout(width='100%', max_height='75vh', object_fit='contain', display='none')
     self.big,self.caption = w.Image(format='png', layout=fit),w.HTML()
     self.listen(self.draw, self.what, self.opacity, self.outline)
+    self.said = w.ToggleButtons(options=[*label_words,'–'], value='–', style={'button_width': '80px'})
+    self.said.observe(self._label_image, 'value')
+    self.export = self.button('export labels', 110, self.export_labels)
+    self.export.tooltip = 'writes the labels that are sure as a catalog, which `aead calibrate --data` takes'
+    self.labels = w.HBox([self.said, self.export], layout=w.Layout(flex_flow='row wrap'))
     self.big.add_class('aead-picture')
     self.caption.add_class('aead-caption')
-    rows = w.HBox([self.before, self.after, self.at]),self.what,self.opacity,self.outline,self.big,self.caption
+    go = w.HBox([self.before, self.after, self.at])
+    rows = go,self.what,self.opacity,self.outline,self.big,self.caption,self.labels
     return w.VBox(rows, layout=w.Layout(flex='1 1 300px', margin='0 0 0 6px', overflow='hidden'))
 
 # %% ../../nbs/94_dashboard.explorer.ipynb #2e6f174f
@@ -223,7 +229,7 @@ def _label(self:ExplorerPanel, i):
     r = self.view.images.loc[i]
     return f'{r.defect} {r.score:.3g}' if pd.notna(r.score) else str(r.defect)
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #824aa091
+# %% ../../nbs/94_dashboard.explorer.ipynb #fa3f636f
 @patch
 def save_chosen(self:ExplorerPanel)->Path: # the file
     "Writes the images that pass the filters as `chosen.csv`."
@@ -240,6 +246,7 @@ def draw(self:ExplorerPanel):
     "The image that is open, in the view that was chosen."
     i,v = self.state.image,self.view
     self.big.value,self.big.layout.display = b'','none'
+    self._show_label(i)
     if not 0 <= i < len(v.images):
         self.caption.value = tag('p', 'Click a mark of the chart, or a picture of the gallery: the image opens here.')
         return
@@ -273,3 +280,26 @@ def _describe(self:ExplorerPanel, i):
         if said := describe_map(what.removeprefix('error: ')): lines.append(said)
         lines.append('one scale for all images of the run, set on good ones')
     return '<br>'.join(map(as_text, lines))
+
+# %% ../../nbs/94_dashboard.explorer.ipynb #f2c94ff5
+@patch
+def _show_label(self:ExplorerPanel, i):
+    "The label of the open image; no choice where there is no run folder to keep it."
+    open_,files = 0 <= i < len(self.view.images),self.view.files
+    self.labels.layout.display = '' if open_ and files is not None else 'none'
+    if not open_ or files is None: return
+    self.said.unobserve(self._label_image, 'value')
+    self.said.value = files.labels.get(self.view.images.path[i], '–')
+    self.said.observe(self._label_image, 'value')
+
+@patch
+def _label_image(self:ExplorerPanel, change):
+    word = None if change['new']=='–' else change['new']
+    self.attempt(self.view.files.set_label, self.view.images.path[self.state.image], word)
+
+@patch
+def export_labels(self:ExplorerPanel):
+    "Writes the labels that are sure as a catalog, and says how to calibrate with it."
+    file = self.view.files.write_labels()
+    command = f'aead calibrate --run {self.view.folder} --data {file} --layout csv'
+    self.caption.value = tag('p', f'{file} is written; to set the threshold on its good images: ', tag('code', command))

@@ -19,6 +19,7 @@ from ..viz.curves import colors, make_figure
 from ..report.html import tag
 from .base import Chart, field, Gallery, html_table, Panel
 from .run_view import RunView, spread_out
+from ..runs.score import calibrate_run
 
 # %% ../../nbs/92_dashboard.results.ipynb #c1fb477e
 # Metrics of the overview, in order.
@@ -146,7 +147,10 @@ class ThresholdPanel(Panel):
         self.run_shown,self.moving = None,False
         wrap = w.Layout(flex_flow='row wrap', max_width='800px')
         found = w.HBox([self.text, self.rates.widget], layout=wrap)
-        return w.VBox([self.slider, self._cost_fields(), found, self.note, self.changed.widget])
+        self.keep,self.keeps = self.button('keep for the run', 150, self.keep_rate),w.HTML()
+        self.keep.tooltip = 'calibrates the run to the rate that is written beside; files of the run change'
+        keep = w.HBox([self.keep, self.keeps], layout=wrap)
+        return w.VBox([self.slider, self._cost_fields(), keep, found, self.note, self.changed.widget])
 
     def update(self):
         thr = self.state.threshold
@@ -160,8 +164,10 @@ class ThresholdPanel(Panel):
 @patch
 def _cost_fields(self:ThresholdPanel):
     "Widgets of the costs, and the buttons beside them."
-    costs = ('a miss costs', 100), ('an alarm costs', 1), ('share defective', .01)
-    self.miss,self.alarm,self.share = (field(w.FloatText, k, 170, 95, value=v) for k,v in costs)
+    costs = (('a miss costs', 100, 'price of a defective part that is accepted, in any currency'),
+             ('an alarm costs', 1, 'price of a good part that is flagged, in the same currency'),
+             ('share defective', .01, 'share of all parts that are defective, from 0 to 1; not that of these images'))
+    self.miss,self.alarm,self.share = (field(w.FloatText, k, 170, 95, value=v, tooltip=o) for k,v,o in costs)
     self.best = self.button('lowest cost', 130, self._cheapest)
     self.own = self.button('the run’s own', 130, self._reset)
     self.listen(self._cheapest, self.miss, self.alarm, self.share)
@@ -170,7 +176,10 @@ def _cost_fields(self:ThresholdPanel):
 # %% ../../nbs/92_dashboard.results.ipynb #e3fce657
 @patch
 def _moved(self:ThresholdPanel, change):
-    if not self.moving: self._set(change['new'])
+    if self.moving: return
+    now = self.state.threshold
+    rounded = now is not None and abs(change['new']-now) <= .501*self.slider.step   # a browser's, not a hand's
+    if not rounded: self._set(change['new'])
 
 @patch
 def _set(self:ThresholdPanel, thr): self.state.threshold = thr
@@ -203,7 +212,8 @@ def _follow(self:ThresholdPanel, thr):
 
 @patch
 def _range(self:ThresholdPanel):
-    s = self.view.table.score
+    own = self.view.threshold
+    s = pd.Series([*self.view.table.score, *([] if own is None else [own])])
     lo,hi = float(s.min())-1e-6,float(s.max())+1e-6
     self.slider.min,self.slider.max = min(lo, self.slider.min),max(hi, self.slider.max)
     self.slider.value,self.slider.step = hi,(hi-lo)/500
@@ -217,12 +227,37 @@ def _say(self:ThresholdPanel, thr):
     false_alarm = n['false alarm']/max(1, n['false alarm']+n['passed'])
     cost = self.share.value*self.miss.value*miss+(1-self.share.value)*self.alarm.value*false_alarm
     self.text.value = outcome_table(n) + tag('p', f'cost per part {cost:.4g}, on these images')
+    self._say_keep()
     self._say_changes(thr)
+
+@patch
+def kept_rate(self:ThresholdPanel)->float|None: # None: nothing is flagged, or there are no p-values
+    "The false-alarm rate that can be guaranteed at the state's threshold: the largest p-value that it flags."
+    thr,t = self.state.threshold,self.view.table
+    p = t.p_value[t.score > (np.inf if thr is None else thr)].max()
+    return None if pd.isna(p) or p >= 1 else float(p)
+
+@patch
+def keep_rate(self:ThresholdPanel):
+    "Calibrates the run to that rate, as `aead calibrate --far` does, and reads it again."
+    folder = self.view.folder
+    calibrate_run(folder, far=self.kept_rate())
+    self.views[self.state.run] = RunView.load(folder)
+    self.state.threshold = self.view.threshold
+
+@patch
+def _say_keep(self:ThresholdPanel):
+    rate,folder = self.kept_rate(),self.view.folder
+    self.keep.disabled = rate is None or folder is None
+    said = f'guarantees at most {rate:.1%} false alarms: ' if rate else 'no rate can be guaranteed here'
+    command = tag('code', f'aead calibrate --run {folder} --far {rate:.4g}') if rate and folder else ''
+    self.keeps.value = tag('span', said, command)
 
 @patch
 def _say_none(self:ThresholdPanel):
     why = self.view.metrics.get('why', {}).get('false_alarm_rate', 'move the slider to set one')
     self.text.value,self.note.value = tag('p', f'The run has no threshold: {why}'),''
+    self._say_keep()
     self.changed.clear()
 
 # %% ../../nbs/92_dashboard.results.ipynb #9e06e1bb

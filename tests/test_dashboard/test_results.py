@@ -1,12 +1,15 @@
 "Overview, threshold and distributions against the table itself."
+import json
+
 import numpy as np, pandas as pd, pytest
 
 from aead.dashboard.app import Dashboard
 from aead.dashboard.base import State
 from aead.dashboard.results import (count_outcomes, DistributionPanel, metric_row, overview_metrics, plot_p_values,
                                     plot_rates, ThresholdPanel)
-from aead.dashboard.run_view import open_views, RunView
+from aead.dashboard.run_view import open_panel, open_views, RunView
 from aead.metrics import calculate_precision_recall_f1, METRICS
+from aead.runs.folder import RunFolder
 
 from .conftest import score_table
 
@@ -75,3 +78,19 @@ def test_good_images_alone_have_distributions():
 def test_what_was_asked_for_stands_beside_the_rate():
     m = {'false_alarm_rate': .07, 'target_false_alarm_rate': .05}
     assert metric_row(m, 'false_alarm_rate')[1:]==('<b>0.070</b>', '', 'asked for: at most 0.05')
+
+def test_a_moved_threshold_is_kept_as_a_rate(run):
+    "The run is calibrated to the rate; what is flagged stays flagged, and nothing more."
+    p = open_panel(ThresholdPanel, run)
+    t = p.view.table
+    p.state.threshold = float(t.score.quantile(.4))
+    flagged,rate = t.path[t.score>p.state.threshold], p.kept_rate()
+    assert f'--far {rate:.4g}' in p.keeps.value and not p.keep.disabled
+    p.keep.click()
+    assert p.trouble.value=='' and p.state.threshold==p.view.threshold!=pytest.approx(t.score.quantile(.4))
+    assert json.loads(RunFolder(run).file('calibration.json').read_text())['far']==pytest.approx(rate)
+    assert set(p.view.table.path[p.view.table.score>p.state.threshold]) >= set(flagged)
+
+def test_nothing_is_kept_without_a_run():
+    p = open_panel(ThresholdPanel, None, score_table(50))
+    assert p.keep.disabled
