@@ -75,25 +75,25 @@ def _gallery_widgets(self:ExplorerPanel):
 # %% ../../nbs/94_dashboard.explorer.ipynb #a9cfb6f2
 @patch
 def _image_widgets(self:ExplorerPanel):
-    self.what = field(w.Dropdown, 'view', 278, 55, options=pictures)
-    self.opacity = field(w.FloatSlider, 'opacity', 278, 55, value=.5, min=0, max=1, step=.05)
-    wide = w.Layout(width='278px')
+    self.what = field(w.Dropdown, 'view', 220, 45, options=pictures)
+    self.opacity = field(w.FloatSlider, 'opacity', 220, 50, value=.5, min=0, max=1, step=.05)
+    wide = w.Layout(width='220px')
     self.outline = w.Checkbox(True, description='outline of the true defect', indent=False, layout=wide)
     self.before,self.after = self.button('◀', 40, self.step, -1),self.button('▶', 40, self.step, 1)
     self.at = w.HTML()
-    fit = w.Layout(width='100%', max_height='75vh', object_fit='contain', display='none')
+    fit = w.Layout(width='100%', max_height='70vh', object_fit='contain', object_position='left top', display='none')
     self.big,self.caption = w.Image(format='png', layout=fit),w.HTML()
     self.listen(self.draw, self.what, self.opacity, self.outline)
-    self.said = w.ToggleButtons(options=[*label_words,'–'], value='–', style={'button_width': '80px'})
+    self.said = w.ToggleButtons(options=[*label_words,'–'], value='–', style={'button_width': '72px'})
     self.said.observe(self._label_image, 'value')
     self.export = self.button('export labels', 110, self.export_labels)
     self.export.tooltip = 'writes the labels that are sure as a catalog, which `aead calibrate --data` takes'
     self.labels = w.HBox([self.said, self.export], layout=w.Layout(flex_flow='row wrap'))
     self.big.add_class('aead-picture')
     self.caption.add_class('aead-caption')
-    go = w.HBox([self.before, self.after, self.at])
-    rows = go,self.what,self.opacity,self.outline,self.big,self.caption,self.labels
-    return w.VBox(rows, layout=w.Layout(flex='1 1 300px', margin='0 0 0 6px', overflow='hidden'))
+    ways = w.HBox([self.what, self.opacity, self.outline], layout=w.Layout(flex_flow='row wrap'))
+    rows = w.HBox([self.before, self.after, self.at]),ways,self.big,self.caption,self.labels
+    return w.VBox(rows, layout=w.Layout(flex='1 1 236px', margin='0 0 0 6px', overflow='hidden'))
 
 # %% ../../nbs/94_dashboard.explorer.ipynb #2e6f174f
 @patch
@@ -229,7 +229,7 @@ def _label(self:ExplorerPanel, i):
     r = self.view.images.loc[i]
     return f'{r.defect} {r.score:.3g}' if pd.notna(r.score) else str(r.defect)
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #fa3f636f
+# %% ../../nbs/94_dashboard.explorer.ipynb #69ab3417
 @patch
 def save_chosen(self:ExplorerPanel)->Path: # the file
     "Writes the images that pass the filters as `chosen.csv`."
@@ -281,7 +281,7 @@ def _describe(self:ExplorerPanel, i):
         lines.append('one scale for all images of the run, set on good ones')
     return '<br>'.join(map(as_text, lines))
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #f2c94ff5
+# %% ../../nbs/94_dashboard.explorer.ipynb #0f7eca10
 @patch
 def _show_label(self:ExplorerPanel, i):
     "The label of the open image; no choice where there is no run folder to keep it."

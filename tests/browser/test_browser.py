@@ -157,6 +157,36 @@ changed = """old => {
     return i && i.src!=old && i.complete && i.naturalWidth==512
 }"""
 
+@pytest.mark.parametrize('front', ['lab','voila'])
+def test_thumbnails_are_clicked_and_stepped_through(place, show, front, tmp_path_factory):
+    "A click on a picture opens it; arrow keys go to its neighbours, over the end of the page; the slider stays as it was."
+    m,t = read_run(place/'runs/run0')
+    page = show(front, 'small')
+    turn(page, 'Explorer')
+    page.wait_for_selector('.aead-thumbnails button')
+    names = [o.split('/')[-1] for o in t.sort_values('score', ascending=False, kind='stable').path]
+    def opened(k): wait_until(page, lambda: names[k] in page.inner_text('.aead-caption'), 20)
+    page.locator('.aead-thumbnails button img').nth(10).click()
+    opened(10)
+    for k in (11, 12): # the thirteenth image is on the second page
+        page.keyboard.press('ArrowRight')
+        opened(k)
+    page.keyboard.press('ArrowLeft')
+    opened(11)
+    page.wait_for_function("() => document.querySelectorAll('.aead-thumbnails button.open').length==1")
+    for width in (820, 1280, 1920):
+        page.set_viewport_size({'width': width, 'height': 1000})
+        page.wait_for_timeout(500)
+        page.screenshot(path=tmp_path_factory.getbasetemp()/f'explorer-{front}-{width}.png')
+        box,room = page.locator('.aead-picture').bounding_box(),page.locator('.aead-explorer').bounding_box()
+        assert box['width']>150 and box['x']+box['width'] <= room['x']+room['width']+2
+    turn(page, 'Threshold')
+    page.wait_for_timeout(1500)
+    turn(page, 'Overview')
+    turn(page, 'Threshold')
+    assert float(page.locator('.aead-threshold .widget-readout').first.inner_text())==pytest.approx(m['threshold'], rel=1e-3)
+    wait_text(page, '.aead-threshold', 'no image changes sides')
+
 def test_clicks_are_quick(show, capsys):
     "From the click on a mark to the picture of 512 pixels on the page; the aim is a median under 200 ms."
     page = show('lab', 'large')
