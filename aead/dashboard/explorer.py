@@ -84,7 +84,7 @@ def _image_widgets(self:ExplorerPanel):
     fit = w.Layout(width='100%', max_height='70vh', object_fit='contain', object_position='left top', display='none')
     self.big,self.caption = w.Image(format='png', layout=fit),w.HTML()
     self.listen(self.draw, self.what, self.opacity, self.outline)
-    self.said = w.ToggleButtons(options=[*label_words,'–'], value='–', style={'button_width': '72px'})
+    self.said = w.ToggleButtons(options=[*label_words,'–'], value='–', style={'button_width': 'auto'})
     self.said.observe(self._label_image, 'value')
     self.export = self.button('export labels', 110, self.export_labels)
     self.export.tooltip = 'writes the labels that are sure as a catalog, which `aead calibrate --data` takes'
@@ -229,7 +229,7 @@ def _label(self:ExplorerPanel, i):
     r = self.view.images.loc[i]
     return f'{r.defect} {r.score:.3g}' if pd.notna(r.score) else str(r.defect)
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #69ab3417
+# %% ../../nbs/94_dashboard.explorer.ipynb #4b284b5c
 @patch
 def save_chosen(self:ExplorerPanel)->Path: # the file
     "Writes the images that pass the filters as `chosen.csv`."
@@ -281,7 +281,7 @@ def _describe(self:ExplorerPanel, i):
         lines.append('one scale for all images of the run, set on good ones')
     return '<br>'.join(map(as_text, lines))
 
-# %% ../../nbs/94_dashboard.explorer.ipynb #0f7eca10
+# %% ../../nbs/94_dashboard.explorer.ipynb #caef7de1
 @patch
 def _show_label(self:ExplorerPanel, i):
     "The label of the open image; no choice where there is no run folder to keep it."

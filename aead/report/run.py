@@ -334,7 +334,8 @@ def _score_sections(r, threshold):
 def _about(config, metrics):
     "A line on what was trained and tested on what."
     n,size = _dict(metrics, 'n'),metrics.get('size')
-    parts = [f'Model {config["model"]}'] if isinstance(config.get('model'), str) else []
+    named = (('Run','run'),('Model','model'))
+    parts = [f'{word} {config[k]}' for word,k in named if isinstance(config.get(k), str)]
     if size:
         hw = size if isinstance(size, (list,tuple)) else (size,size)
         own = ', pixel metrics at the size of each image' if metrics.get('pixels')=='own' else ''
@@ -399,7 +400,7 @@ def _maps(config):
 @dataclass
 class RunReport:
     "What the report of a run shows."
-    config:dict # settings, nested, shown as YAML; `name` is the title of the page
+    config:dict # settings, nested, shown as YAML; `name` is the title of the page, `run` the folder's name
     metrics:dict # as in `metrics.json`; `heat_max` is the upper end of the heat maps' scale
     scores:pd.DataFrame # a row per image: `path label defect split score p_value decision`
     history:pd.DataFrame|None=None # a row per epoch: `epoch train_loss valid_loss lr`; None: not known

@@ -192,7 +192,9 @@ def _write_evaluation(out, run, det, ev, metrics, thumbs):
     for o in (e for v in examples.values() for e in v): o['path'] = relative_path(o['path'], run.root)
     audit = metrics['audit'] or {}
     notes = [audit['text']] if audit.get('leaks') else []
-    config,pictures = {**config_to_dict(det.cfg), 'name': run.name}, {i: thumbs[j] for i,j in enumerate(at)}
+    about = f"{metrics['category'] or metrics['data']}, {det.cfg.model}"
+    config = {**config_to_dict(det.cfg), 'name': about, 'run': run.name}
+    pictures = {i: thumbs[j] for i,j in enumerate(at)}
     twins = _twins(audit, run.root)
     report = RunReport(config, metrics, shown, run.history, examples, notes, pictures, pro, det.origins, twins)
     write_report(out/'report.html', report)
