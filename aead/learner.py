@@ -323,14 +323,14 @@ class LineProgress(Callback):
         lines:int=20 # about how many lines a whole training prints
     ): self.lines = lines
 
-    def before_fit(self): self.t0,self.steps = time.time(),None
+    def before_fit(self): self.t0,self.counter = time.time(),None
 
     def before_batch(self):
-        if self.steps is None and self.training: self.steps = Progress('training', self._left(), 'steps').__enter__()
+        if self.counter is None and self.training: self.counter = Progress('training', self._left(), 'steps').__enter__()
     def after_batch(self):
-        if self.training: self.steps.add()
+        if self.training: self.counter.add()
     def after_fit(self):
-        if self.steps is not None: self.steps.__exit__()
+        if self.counter is not None: self.counter.__exit__()
     def _left(self): return (self.n_epoch-self.epoch)*self.n_iter   # a resumed training has fewer
 
     def after_epoch(self):
