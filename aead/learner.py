@@ -326,7 +326,8 @@ class LineProgress(Callback):
     def before_fit(self): self.t0,self.counter = time.time(),None
 
     def before_batch(self):
-        if self.counter is None and self.training: self.counter = Progress('training', self._left(), 'steps').__enter__()
+        if self.counter is not None or not self.training: return
+        self.counter = Progress('training', self._left(), 'steps').__enter__()
     def after_batch(self):
         if self.training: self.counter.add()
     def after_fit(self):
