@@ -20,7 +20,7 @@ from ..data.splits import split_catalog
 from ..data.audit import score_baseline
 from ..metrics import image_metrics, per_defect
 from ..stats import group_interval
-from .folder import data_root, RunFolder
+from .folder import RunFolder
 from .train import train_run
 
 # %% ../../nbs/87_runs.crossval.ipynb #749aaf8a
@@ -166,7 +166,7 @@ def _make_case(case, settings, data, out, device):
         return *_baseline_case(case['variant'], split_catalog(df, case['split'], case['fold'])), Path(path).absolute()
     cfg = _config(case, settings, data)
     run = out/'-'.join(str(case[k]) for k in _key).replace(' ', '-')
-    return *_run_case(run, cfg, device), data_root(cfg, run).absolute()
+    return *_run_case(run, cfg, device), RunFolder(run).root        # as the run names its images, behind links too
 
 # %% ../../nbs/87_runs.crossval.ipynb #98d47c29
 def cross_validate(

@@ -247,6 +247,15 @@ def test_a_table_of_cross_validation_keeps_what_it_is_about(parts, tmp_path):
 
 # --- commands
 
+def test_a_table_of_cross_validation_names_images_below_the_data(parts, tmp_path):
+    "Behind a link as well: no path of a machine reaches the table."
+    (tmp_path/'link').symlink_to(parts)
+    tiny = make_cfg(data=dict(layout='folder', category=None))
+    variant = dict(model='cnn_ae', size=tiny.data.size, epochs=1, models={'cnn_ae': {'nf': 8, 'depth': 2}}, far=.2)
+    cross_validate({'a': variant}, tmp_path/'t.csv', tmp_path/'link', 'folder', ('grouped',), (0,), out=tmp_path/'runs', device='cpu')
+    names = pd.read_csv(tmp_path/'t_scores.csv').path
+    assert not names.str.startswith('/').any() and names.map(lambda o: (parts/o).is_file()).all()
+
 def test_paths_may_hold_commas(tmp_path):
     for o in ('a', 'b,c'): (tmp_path/o).mkdir()
     assert cli._paths(f'{tmp_path}/a,{tmp_path}/b,c')==[f'{tmp_path}/a', f'{tmp_path}/b,c']
