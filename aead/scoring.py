@@ -488,9 +488,9 @@ class FrameTiles:
     )->tuple: # image `h w c`, mask or None, valid, of the tile
         "One tile."
         item = self.ds.load(i%len(self.ds))
-        at = np.argwhere(item[2])
         rng,hw = np.random.default_rng([self.seed, i]),item[2].shape
-        y,x = at[rng.integers(len(at))] if len(at) else (0,0)
+        at = np.flatnonzero(item[2])
+        y,x = np.unravel_index(rng.choice(at) if len(at) else 0, hw)
         box = [int(np.clip(o-self.side//2, 0, max(0, n-self.side))) for o,n in zip((y,x), hw)]
         return tuple(cut_box(o, (*box, *(min(self.side, n) for n in hw))) for o in item)
 
