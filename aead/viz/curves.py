@@ -18,11 +18,12 @@ from .images import _check_results, _Figure, _short
 # Colours of curves and classes: the first for good images, the second for defective ones.
 colors = '#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9','#000000'
 _good,_bad = colors[:2]
+_neutral = '#6E7681'               # of a single curve: neither good nor defective; shows on white and on black
 _dashes = (('-','solid'),('--','dash'),('-.','dashdot'),(':','dot'))      # in matplotlib, in plotly
 
 def _styles(names):
     "Colour and dashes of each name."
-    return {k: (colors[i%len(colors)], *_dashes[i%len(_dashes)]) for i,k in enumerate(names)}
+    return {k: (colors[i%len(colors)] if k else _neutral, *_dashes[i%len(_dashes)]) for i,k in enumerate(names)}
 
 def _plain(ax, **settings):
     "Axes in the style of all pages."
@@ -153,7 +154,7 @@ def fig_curves(
     kind:str='roc', # `roc`, `pr`, or for curves of `get_pro_curve` `pro`
     n:int=200, # draws of the bands; 0: none
     size:float=3., # side, inches
-    mark:tuple|None=None, # `(x, y)` of the threshold in use; None, or not finite: no dot
+    mark:tuple|None=None, # `(x, y)` of the threshold in use; None, or not finite: no ring
     title:str='' # above the plot
 )->plt.Figure: # a curve per name
     "Curves with their bands, for a page."
@@ -163,7 +164,7 @@ def fig_curves(
         ax.plot(c.x, c.y, dash, color=color, label=k or None)
         if _has_band(c): ax.fill_between(c.x, c.low, c.high, color=color, alpha=.15, lw=0)
     if mark is not None and np.isfinite(mark).all():
-        ax.plot(*mark, 'o', color=_bad, ms=7, label='threshold in use', clip_on=False)
+        ax.plot(*mark, 'o', color='black', mfc='none', mew=1.5, ms=9, label='threshold in use', clip_on=False)
     right,(xlabel,ylabel) = _right_end(curves),curve_kinds[kind]
     _plain(ax, xlim=(0,right), ylim=(0,1.01), xlabel=xlabel, ylabel=ylabel, aspect=right)
     ax.set_title(title, fontsize=9, loc='left')
@@ -397,7 +398,7 @@ def get_history(history:pd.DataFrame # a row per epoch: `epoch`, and any of `tra
     return pd.DataFrame({'epoch': history.epoch, **{k: numbers(k) for k in ('train_loss','valid_loss','lr')}})
 
 # name, colour, and dash in matplotlib and in plotly, of each column of a history
-_history_lines = {'train_loss': ('train',_good,'-','solid'), 'valid_loss': ('valid',_bad,'--','dash'),
+_history_lines = {'train_loss': ('train',colors[2],'-','solid'), 'valid_loss': ('valid',colors[3],'--','dash'),
                   'lr': ('learning rate','dimgray','-','dot')}
 
 # %% ../../nbs/71_viz.curves.ipynb #7443350a
