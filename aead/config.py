@@ -202,12 +202,14 @@ class TrainConfig(_Section):
     ema:float = 0.99 # decay a step of the averaged weights (EMA) that are kept; 0: no average
     trim:float = 0. # share of the training images left out as suspicious, for data that may hold defects; 0: none
     fast:bool = True # channels-last memory, and bfloat16 where the processor has it
+    save_every:float = 60. # seconds between checkpoints within an epoch; 0: one after each batch
     seed:int = 0 # of weights, order and augmentation
     _rules = {'epochs': _from_to(1, 100_000), 'steps': _from_to(1, 10_000_000), 'bs': _from_to(1, 4096),
               'copies': _from_to(1, 1000),
               'crop': _from_to(32, 16384, 'from 32 to 16384 pixels'), 'keep_mb': _from_to(0, 10_000_000),
               'lr': _between(0, 10, 'above 0 and below 10'), 'warmup': _between(0, 1), 'wd': _from_below(0, 10),
               'clip': _from_below(0, float('inf'), '0 or more, and finite'), 'ema': _from_below(0, 1),
+              'save_every': _from_below(0, float('inf'), '0 or more, and finite'),
               'trim': _from_below(0, 1), 'seed': _from_to(0, 2**31-1)}
 
 # %% ../nbs/01_config.ipynb #d1fbf806

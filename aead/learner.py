@@ -9,6 +9,7 @@ __all__ = ['moves', 'StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA',
 
 # %% ../nbs/40_learner.ipynb #5b6e28bb
 import json, time
+from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,12 @@ class AnomalyLearner(Learner):
     "A fastai `Learner` whose step is the model's `training_step`."
     _ctx = staticmethod(nullcontext) # the fast path puts autocast here
     mask_loss = None # `(logits, mask, valid) -> scalar`, for models with a head
+    place = None # where a resumed training begins, see `resume`; None: at the beginning
+
+    def all_batches(self):
+        "One pass; the batches of an epoch are numbered from those on that were done before an interruption."
+        self.n_iter = len(self.dl)
+        for o in enumerate(self.dl, getattr(self.dl, 'skip', 0)): self.one_batch(*o)
 
     def _do_one_batch(self):
         x,(clean,mask,valid) = self.xb[0],self.yb
@@ -189,9 +196,12 @@ def keep_best(self:EMA,
 
 # %% ../nbs/40_learner.ipynb #b166b36b
 class EpochSetter(Callback):
-    "Tells the training loader the number of the epoch, on which order and augmentation depend."
+    "Tells the training loader the number of the epoch, and how many of its batches are done already."
     order = -20
-    def before_epoch(self): self.dls.train.set_epoch(self.epoch)
+    def before_epoch(self):
+        place = self.learn.place
+        is_begun = place is not None and place.epoch==self.epoch
+        self.dls.train.set_epoch(self.epoch, place.batch if is_begun else 0)
 
 # %% ../nbs/40_learner.ipynb #97a5d8d7
 def _pack_tensors(learn, ema, opt):
@@ -208,11 +218,11 @@ def _rows(learn):
     "Number of training images, those that are left out among them; None where features are kept in place of images."
     return len(getattr(learn.dls.train.dataset, 'paths', ())) or None
 
-def _pack(learn, ema, history):
-    "All that a run needs to go on: tensors by name, and the rest as JSON."
+def _pack(learn, ema, history, epoch, begun=None):
+    "All that a run needs to go on with `epoch`: tensors by name, and the rest as JSON; `begun`: what is done of it."
     opt = learn.opt.state_dict()
     scalars = [{k:v for k,v in s.items() if not torch.is_tensor(v)} for s in opt['state']]
-    rest = dict(schema=SCHEMA, epoch=learn.epoch+1, n_epoch=learn.n_epoch, history=history,
+    rest = dict(schema=SCHEMA, epoch=epoch, begun=begun, n_epoch=learn.n_epoch, history=history,
                 use=learn.dls.train.dataset.use, rows=_rows(learn), ema=dict(n=ema.n, best_loss=ema.best_loss),
                 hypers=[dict(h) for h in opt['hypers']], scalars=scalars, origins=learn.model.get_origins())
     return _pack_tensors(learn, ema, opt), {'run': json.dumps(rest)}
@@ -227,23 +237,26 @@ def _write_history(rows, folder):
 
 # %% ../nbs/40_learner.ipynb #59e069f9
 class Checkpoint(Callback):
-    "Writes `checkpoint.safetensors` and `history.csv` after each epoch, and keeps the history."
+    "Writes `checkpoint.safetensors` every minute and after each epoch, and `history.csv`; keeps the history."
     order = 80 # after the averages are taken
     def __init__(self,
-        path=None # folder; None: keep the history, write nothing
+        path=None, # folder; None: keep the history, write nothing
+        every:float=60. # seconds between checkpoints within an epoch; 0: one after each batch
     ):
-        self.path,self.history = path and Path(path),[]
+        self.path,self.every,self.history = path and Path(path),every,[]
         self.file = self.path and self.path/'checkpoint.safetensors'
+        self.last,self.took = time.time(),0.                   # when the last one was written; seconds that it took
         self._reset()
 
     def _reset(self):
         self.t0 = time.time()
         self.sums = {True:[0.,0], False:[0.,0]}                # sum of losses and number of images, in training and not
-    def before_fit(self): self._reset()
+    def before_fit(self):
+        self._reset()
+        self.last = time.time()
     def before_epoch(self): self._reset()
-    def after_batch(self):
-        s,n = self.sums[self.training],len(self.xb[0])
-        self.sums[self.training] = [s[0]+self.loss*n, s[1]+n]
+    def before_train(self): self._take_up()
+    def before_batch(self): self._take_up_rng()
 
     def after_epoch(self):
         if not all(n for _,n in self.sums.values()): return    # no whole epoch: `lr_find`, `get_preds`, a skipped epoch
@@ -251,12 +264,40 @@ class Checkpoint(Callback):
         self.ema.keep_best(valid)
         self.history.append(dict(epoch=self.epoch, train_loss=train, valid_loss=valid,
                                  lr=float(self.opt.hypers[-1]['lr']), seconds=round(time.time()-self.t0, 2)))
-        if self.path: self._write()
-
-    def _write(self):
-        t,meta = _pack(self.learn, self.ema, self.history)
-        with atomic_write(self.file) as p: save_tensors(t, p, meta)
+        if not self.path: return
+        self._write(self.epoch+1)
         _write_history(self.history, self.path)
+
+# %% ../nbs/40_learner.ipynb #807e1a6b
+_most_share = .02 # of the time that checkpoints within an epoch may take
+
+@patch
+def after_batch(self:Checkpoint):
+    s,n = self.sums[self.training],len(self.xb[0])
+    self.sums[self.training] = [s[0]+self.loss*n, s[1]+n]
+    if self._is_due(): self._write(self.epoch, self._begun())
+
+@patch
+def _is_due(self:Checkpoint):
+    "Whether it is time for a checkpoint within the epoch; the end of the epoch writes its own."
+    if not self.path or not self.training or hasattr(self.learn, 'lr_finder'): return False
+    if self.iter+1 >= self.n_iter: return False
+    wait = max(self.every, self.took/_most_share) if self.every else 0.
+    return time.time()-self.last >= wait
+
+@patch
+def _begun(self:Checkpoint):
+    "What is done of the epoch."
+    loss,n = self.sums[True]
+    return dict(batch=self.iter+1, pct=self.pct_train, loss=float(loss), n=n, seconds=time.time()-self.t0)
+
+@patch
+def _write(self:Checkpoint, epoch, begun=None):
+    start = time.time()
+    t,meta = _pack(self.learn, self.ema, self.history, epoch, begun)
+    with atomic_write(self.file) as p: save_tensors(t, p, meta)
+    self.last = time.time()
+    self.took = self.last-start
 
 # %% ../nbs/40_learner.ipynb #ae5ea853
 def _load_checkpoint(file):
@@ -297,11 +338,33 @@ def _resume_rng(t):
     torch.set_rng_state(t['rng'])
     if 'rng_cuda' in t and torch.cuda.is_available(): torch.cuda.set_rng_state(t['rng_cuda'])
 
+# %% ../nbs/40_learner.ipynb #23533249
+_Place = namedtuple('_Place', 'epoch batch begun rng')
+_Place.__doc__ = "Where a resumed training begins: epoch, number of its batches that are done, what is known of them."
+
+@patch
+def _take_up(self:Checkpoint):
+    "Takes up what is done of an epoch."
+    place = self.learn.place
+    if place is None or place.epoch!=self.epoch or not place.batch: return
+    begun = place.begun
+    self.learn.pct_train,self.t0 = begun['pct'],time.time()-begun['seconds']
+    self.sums[True] = [torch.tensor(begun['loss'], device=self.dls.device), begun['n']]
+
+@patch
+def _take_up_rng(self:Checkpoint):
+    "The random state as it was before this batch."
+    place = self.learn.place
+    if place is None or not self.training: return
+    if place.batch and place.epoch==self.epoch: _resume_rng(place.rng)
+    self.learn.place = None
+
+# %% ../nbs/40_learner.ipynb #5010a53e
 @patch
 def resume(self:AnomalyLearner,
     file=None # checkpoint; None: the one that this learner writes
 )->int: # the epoch to go on with, for `start_epoch`; 0 if there is no checkpoint
-    "Loads a checkpoint: weights, averages, optimiser, random state and history."
+    "Loads a checkpoint: weights, averages, optimiser, random state and history; `fit` goes on with the next batch."
     file = file or self.checkpoint.file
     if file is None or not Path(file).is_file(): return 0
     t,rest = _load_checkpoint(file)
@@ -310,6 +373,9 @@ def resume(self:AnomalyLearner,
     _resume_optimizer(self, t, rest, device)
     _resume_average(self.ema, t, rest, device)
     _resume_rng(t)
+    begun = rest.get('begun') or {}
+    rng = {k:v for k,v in t.items() if k.startswith('rng')}
+    self.place = _Place(rest['epoch'], begun.get('batch', 0), begun, rng)
     self.checkpoint.history = rest['history']
     if rest.get('rows', _rows(self))==_rows(self): self.dls.train.dataset.use = rest['use'] # else images are gone
     self.model.origins = rest.get('origins', [])
@@ -332,7 +398,7 @@ class LineProgress(Callback):
         if self.training: self.counter.add()
     def after_fit(self):
         if self.counter is not None: self.counter.__exit__()
-    def _left(self): return (self.n_epoch-self.epoch)*self.n_iter   # a resumed training has fewer
+    def _left(self): return (self.n_epoch-self.epoch)*self.n_iter-self.iter   # a resumed training has fewer
 
     def after_epoch(self):
         h = self.checkpoint.history
@@ -398,10 +464,16 @@ class Trim(Callback):
 
     def before_epoch(self):
         if self.epoch not in {round(q*self.n_epoch) for q in self.at} or hasattr(self.learn, 'lr_finder'): return
+        if self._has_looked(): return
         ds = self.dls.train.dataset
         ds.use = list(range(len(ds.paths)))
         n = len(ds)-round(self.share*len(ds))
         if n >= self.dls.train.bs: ds.use = sorted(self.look().argsort(stable=True)[:n].tolist())
+
+    def _has_looked(self):
+        "Whether a resumed training looked before this epoch already; the checkpoint has what was left out."
+        place = self.learn.place
+        return place is not None and (self.epoch,0) < (place.epoch,place.batch)
 
     def look(self)->torch.Tensor: # `n`, higher is more suspicious
         "Suspicion of every image, by the averaged weights."
@@ -412,9 +484,9 @@ class Trim(Callback):
         return each.reshape(len(self.dls.train.dataset), -1).amax(1)           # of the views of an image, the highest
 
 # %% ../nbs/40_learner.ipynb #47ac45a5
-def _own_callbacks(ema, path, clip, fast, trim):
+def _own_callbacks(ema, path, save_every, clip, fast, trim):
     "The callbacks that every learner has, and those that its settings ask for."
-    cbs = [EMA(ema), Checkpoint(path), EpochSetter()]
+    cbs = [EMA(ema), Checkpoint(path, save_every), EpochSetter()]
     if fast: cbs.append(FastPath())
     if clip: cbs.append(GradientClip(clip))
     if trim: cbs.append(Trim(trim))
@@ -441,14 +513,15 @@ def anomaly_learner(
     metrics=None, # as in fastai: functions of the reconstruction and `clean, mask, valid`
     cbs=None, # further callbacks
     trim:float=0., # share of the training images to leave out as suspicious, see `Trim`; 0: none
-    mask_loss=None # the same of a head, or `(logits, mask, valid) -> scalar`; None: `{'focal': 10, 'dice': 1}`
+    mask_loss=None, # the same of a head, or `(logits, mask, valid) -> scalar`; None: `{'focal': 10, 'dice': 1}`
+    save_every:float=60. # seconds between checkpoints within an epoch; 0: one after each batch
 )->AnomalyLearner: # learner
     "A fastai learner for an autoencoder."
     loss = loss if callable(loss) else WeightedLoss(loss or {'l1':1., 'ssim':1.})
     mask_loss = mask_loss if callable(mask_loss) else MaskLoss(mask_loss or {'focal':10., 'dice':1.})
     for o in (loss, mask_loss):
         if isinstance(o, nn.Module): o.to(dls.device)                 # a perceptual loss has weights
-    cbs = _own_callbacks(ema, path, clip, fast, trim) + list(L(cbs))
+    cbs = _own_callbacks(ema, path, save_every, clip, fast, trim) + list(L(cbs))
     learn = AnomalyLearner(dls, model, loss, partial(Adam, decouple_wd=True), lr=lr, wd=wd, metrics=metrics, cbs=cbs)
     learn.mask_loss = mask_loss
     if not in_notebook(): _use_lines(learn)
@@ -476,7 +549,8 @@ def _get_learner(cfg, dls, model, path):
     t = cfg.train
     mask_loss = cfg.head and cfg.head.loss
     return anomaly_learner(dls, model, cfg.loss, t.lr, t.wd, t.ema, t.clip, t.fast, path,
-                           trim=0. if isinstance(model, KeptModel) else t.trim, mask_loss=mask_loss)
+                           trim=0. if isinstance(model, KeptModel) else t.trim, mask_loss=mask_loss,
+                           save_every=t.save_every)
 
 def _fit(cfg, dls, model, path, resume):
     "Trains a model by steps, from the start or from the checkpoint in `path`."

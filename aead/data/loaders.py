@@ -25,14 +25,20 @@ class ImageDL(DataLoader):
         seed:int=0, # of the order
         **kwargs # of fastai's `DataLoader`
     ):
-        self.seed,self.epoch = seed,0
+        self.seed,self.epoch,self.skip = seed,0,0
         super().__init__(dataset, **kwargs)
 
     def set_epoch(self,
-        epoch:int # 0, 1, …
+        epoch:int, # 0, 1, …
+        skip:int=0 # batches of it that are done already
     ):
-        "Sets order and augmentation of the next pass."
+        "Sets order and augmentation of the next pass, and with which batch it begins."
         self.epoch = self.dataset.epoch = epoch
+        self.skip = skip
+
+    def get_idxs(self)->list: # numbers of images
+        "The images of this pass in its order, without those of the batches that are done."
+        return super().get_idxs()[self.skip*self.bs:]
 
     def shuffle_fn(self,
         idxs # as many numbers as the pass has images

@@ -117,6 +117,60 @@ def test_resuming_changes_nothing(run, whole, tmp_path, monkeypatch, after):
     assert pd.read_csv(tmp_path/'history.csv').drop(columns='seconds').equals(whole[1])
     assert {o.name for o in tmp_path.iterdir()}=={'checkpoint.safetensors','history.csv','whole'}
 
+@pytest.mark.parametrize('after', range(1, N*EPOCH, 2))
+def test_resuming_within_an_epoch_changes_nothing(run, whole, tmp_path, monkeypatch, after):
+    "With a checkpoint after each batch, no batch that was done is done again."
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        interrupt(m, after)
+        run(tmp_path, save_every=0)
+    torch.rand(3)
+    seen,real = [],AnomalyLearner._do_one_batch
+    with monkeypatch.context() as m:
+        m.setattr(AnomalyLearner, '_do_one_batch', lambda self: (seen.append((self.epoch, self.iter)), real(self))[1])
+        assert same(weights(run(tmp_path, resume=True, save_every=0)), whole[0])
+    epoch,batch = divmod(after, EPOCH)
+    assert seen[0]==(epoch, batch if batch<STEPS else STEPS-1)          # the last batch of an epoch waits for validation
+    assert pd.read_csv(tmp_path/'history.csv').drop(columns='seconds').equals(whole[1])
+
+def test_random_numbers_go_on_within_an_epoch(make, tmp_path):
+    "A loss that draws them; the rates of the schedule, which are sums of floats, are the same to the bit."
+    def loss(x, xr, valid=None): return l1(x+.1*torch.randn_like(x), xr).mean()
+    def rates(seen): return Spy(99, after_step=lambda s: seen.append((s.opt.hypers[-1]['lr'], s.opt.hypers[-1]['mom'])))
+    plain,parts = [],[]
+    whole = make(loss=loss, cbs=rates(plain))
+    whole.fit_one_cycle(4)
+    def stop(s):
+        if s.training and (s.epoch,s.iter)==(2,1): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, loss=loss, save_every=0, cbs=[rates(parts), Spy(before_batch=stop)]).fit_one_cycle(4)
+    learn = make(tmp_path, loss=loss, cbs=rates(parts))
+    torch.rand(9)
+    assert (start := learn.resume())==2 and learn.place.batch==1
+    learn.fit_one_cycle(4, start_epoch=start)
+    assert same(weights(learn.model), weights(whole.model)) and parts==plain
+
+def test_checkpoints_come_by_time(make, tmp_path, monkeypatch):
+    "A clock by hand: ten seconds a batch. None comes so often that it takes over 2 % of the time."
+    from aead import learner
+    def written(every, took=0.):
+        now,at = [0.],[]
+        def tick(s): now[0] += 10
+        def write(self, epoch, begun=None):
+            at.append((epoch, begun and begun['batch']))
+            now[0] += took
+            self.last,self.took = now[0],took
+        with monkeypatch.context() as m:
+            m.setattr(learner.time, 'time', lambda: now[0])
+            m.setattr(learner.Checkpoint, '_write', write)
+            learn = make(tmp_path, save_every=every, cbs=Spy(-50, before_batch=tick))
+            learn.dls.train.n = 4*30                                    # thirty batches an epoch
+            learn.fit_one_cycle(1)
+        return at
+    assert written(60)==[(0,6),(0,12),(0,18),(0,24),(1,None)]
+    assert written(60, took=2)==[(0,6),(0,16),(0,26),(1,None)]          # 2 s, so 100 s apart
+    assert written(1e6)==[(1,None)]
+    assert written(0, took=2)==[*((0,k) for k in range(1,30)),(1,None)]
+
 def test_two_interruptions(run, whole, tmp_path, monkeypatch):
     for n,resume in ((EPOCH+1,False), (EPOCH+2,True)):
         with monkeypatch.context() as m, pytest.raises(RuntimeError):
@@ -473,6 +527,24 @@ def test_suspects_stay_left_out_after_resuming(synth, cfg, tmp_path, monkeypatch
     again = train(tmp_path/'b', True)
     assert all(torch.equal(whole[k], again[k]) for k in whole)
 
+@pytest.mark.parametrize('epoch,batch', [(2,1),(3,0),(3,1)], ids=str)
+def test_resuming_does_not_look_for_suspects_again(synth, cfg, tmp_path, monkeypatch, epoch, batch):
+    "With eight epochs it looks before the epochs 2, 4 and 6; what it left out then comes with the checkpoint."
+    kw = dict(train=dict(bs=4, epochs=8, trim=.2, save_every=0))
+    def train(path, resume=False): return train_model(one_channel(cfg(**kw)), synth, path, resume, 'cpu').state_dict()
+    whole = train(tmp_path/'a')
+    real = AnomalyLearner._do_one_batch
+    def cut(self):
+        if self.training and (self.epoch,self.iter)==(epoch,batch): raise KeyboardInterrupt
+        return real(self)
+    with monkeypatch.context() as m:
+        m.setattr(AnomalyLearner, '_do_one_batch', cut)
+        with pytest.raises(KeyboardInterrupt): train(tmp_path/'b')
+    looked,look = [],Trim.look
+    monkeypatch.setattr(Trim, 'look', lambda self: (looked.append(self.epoch), look(self))[1])
+    again = train(tmp_path/'b', True)
+    assert looked==[4,6] and all(torch.equal(whole[k], again[k]) for k in whole)
+
 def test_trim_leaves_out_what_is_odd(synth, tiny_model, tmp_path):
     import cv2
     odd = synth.copy()
@@ -543,11 +615,12 @@ KINDS = [dict(), dict(model=dict(coder='linear')), dict(head=None), dict(head='i
 
 @pytest.mark.parametrize('kw', KINDS, ids=str)
 def test_features_resume_exactly(kw, run_features, tmp_path, monkeypatch):
-    "Cut off in the second epoch; the weights, the banks and the history are those of a whole run."
+    "Cut off in the second epoch after a batch; the weights, the banks and the history are those of a whole run."
+    kw = {**kw, 'save_every': 0}
     whole = run_features(tmp_path/'a', **kw).state_dict()
     real = AnomalyLearner._do_one_batch
     def cut(self):
-        if self.epoch==1 and self.training: raise KeyboardInterrupt
+        if self.epoch==1 and self.training and self.iter==1: raise KeyboardInterrupt
         return real(self)
     with monkeypatch.context() as m:
         m.setattr(AnomalyLearner, '_do_one_batch', cut)
