@@ -45,6 +45,7 @@ from .stats import *
 from .compare import *
 from .evaluate import *
 from .detector import *
+from .estimate import *
 from .viz.images import *
 from .viz.curves import *
 from .viz.explain import *

@@ -8,8 +8,9 @@ __all__ = ['Option', 'Command', 'commands', 'registered_names', 'option_names', 
            'crossval', 'export', 'benchmark']
 
 # %% ../nbs/98_cli.ipynb #1533de28
-import argparse, inspect, os, re, sys, warnings
+import argparse, inspect, os, re, shlex, signal, sys, threading, warnings
 from collections import namedtuple
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib.resources import files
 from typing import get_args
@@ -189,22 +190,60 @@ def _quiet():
     for o in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=o)
     warnings.showwarning = _print_warning
 
+# %% ../nbs/98_cli.ipynb #124da856
+_patience = 1.5 # seconds without a word
+
+@contextmanager
+def _sign_of_life():
+    "Says after a moment that libraries are being loaded, if they are."
+    def say():
+        if 'fastai.learner' not in sys.modules: print('loading PyTorch and fastai …', file=sys.stderr, flush=True)
+    timer = threading.Timer(_patience, say)
+    timer.daemon = True
+    timer.start()
+    try: yield
+    finally: timer.cancel()
+
+# %% ../nbs/98_cli.ipynb #af00d816
+class _Ended(KeyboardInterrupt): "The system asked the process to end."
+
+def _end(signum, frame): raise _Ended
+
+@contextmanager
+def _may_be_ended():
+    "Within it, SIGTERM is an interruption; only the main thread of a process can listen to it."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _end)
+    try: yield
+    finally: signal.signal(signal.SIGTERM, before)
+
+def _how_to_go_on(name, args):
+    "What to type after an interruption."
+    out,again = args.get('out'),'start it again with the same options'
+    if name in ('train','demo'):
+        begun = os.path.isfile(os.path.join(out, 'config.yaml'))
+        if begun: return f"go on with: aead train --resume --out {shlex.quote(out)}"
+        return f"nothing was trained yet; {again}"
+    if name=='crossval': return f"what is finished is kept in {args['table']}; {again} to go on"
+    return again
+
 # %% ../nbs/98_cli.ipynb #a4c31849
 def run_command(
     name:str, # of the sub-command
     argv:list # its arguments
-)->int: # exit status: 0, 2 for an error that a user can mend, 130 for an interruption
+)->int: # exit status: 0, 2 for an error that a user can mend, 130 or 143 for an interruption
     "Parses, calls, and turns errors that a user can cause into one line."
     args = parse(build_parser(name, commands[name]), argv)
     _quiet()
     try:
-        commands[name].f(**args)
+        with _sign_of_life(), _may_be_ended(): commands[name].f(**args)
         sys.stdout.flush()
     except BrokenPipeError: raise
-    except KeyboardInterrupt:
-        go_on = f"; go on with: aead train --resume --out {args['out']}" if name=='train' else ''
-        print(f"aead {name}: interrupted{go_on}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as e:
+        print(f"aead {name}: interrupted; {_how_to_go_on(name, args)}", file=sys.stderr)
+        return 128+(signal.SIGTERM if isinstance(e, _Ended) else signal.SIGINT)
     except Exception as e:
         if not _by_user(e): raise
         print(f"aead {name}: {_one_line(e)}", file=sys.stderr)
@@ -244,6 +283,18 @@ def _dispatch(argv):
     else: return run_command(first, argv[1:])
     sys.stdout.flush()
 
+# %% ../nbs/98_cli.ipynb #2d342494
+def _say_trained(m, out):
+    "Metrics, how long it took, where the report is, and what to do next."
+    from aead.evaluate import format_metrics
+    from aead.progress import describe_time
+    print(format_metrics(m))
+    minutes = m.get('minutes')
+    if minutes is not None: print(f"\ntrained and calibrated in {describe_time(60*minutes)}")
+    folder = shlex.quote(str(out))
+    print(f"\nlook at {out}/report.html")
+    print(f"score new images: aead score --run {folder} --input FOLDER --out scores.csv --maps heat")
+
 # %% ../nbs/98_cli.ipynb #08f85a62
 @command('out device', '', '--out runs/other')
 def demo(
@@ -251,10 +302,9 @@ def demo(
     device:str=None # cpu, cuda or cuda:N; by default a GPU if there is one
 )->dict: # the metrics
     "Train and evaluate on the embedded images: metrics and a report, in about a minute."
-    from aead.evaluate import format_metrics
     from aead.runs.train import demo_run
-    m = demo_run(out, device)
-    print(f"{format_metrics(m)}\n\nlook at {out}/report.html")
+    m = demo_run(out, device, estimate=True)
+    _say_trained(m, out)
     return m
 
 # %% ../nbs/98_cli.ipynb #a9663c93
@@ -274,14 +324,13 @@ def train(
 )->dict: # the metrics
     "Train on good images, set the threshold, evaluate, and write a run with a report."
     from aead.config import make_config
-    from aead.evaluate import format_metrics
     from aead.runs.train import train_run
     own = os.path.join(out, 'config.yaml')
     if resume and config is None and os.path.isfile(own): config = own       # a resumed run has its settings already
     path = data and os.path.abspath(data)
     cfg = make_config(recipe, config, path=path, layout=layout, category=category, **settings)
-    m = train_run(out, cfg, resume, device)
-    print(f"{format_metrics(m)}\n\nlook at {out}/report.html")
+    m = train_run(out, cfg, resume, device, estimate=True)
+    _say_trained(m, out)
     return m
 
 # %% ../nbs/98_cli.ipynb #a4a95657
@@ -296,9 +345,10 @@ def evaluate(
 )->dict: # the metrics
     "Score labelled images with a run; print metrics and write scores, maps and a report."
     from aead.evaluate import format_metrics
-    from aead.runs.score import evaluate_run
+    from aead.runs.score import evaluate_run, find_report
     m = evaluate_run(run, data, layout, category, out, device)
     print(format_metrics(m))
+    print(f"\nlook at {find_report(run, data, out)}")
     return m
 
 # %% ../nbs/98_cli.ipynb #be4250e1
@@ -337,12 +387,13 @@ def calibrate(
 )->float: # the threshold
     "Recalibrate a run from new good images, or for another false-alarm rate; no training."
     from aead.calibration import round_rate
-    from aead.runs.score import calibrate_run
+    from aead.runs.score import calibrate_run, find_report
     det = calibrate_run(run, data, layout, category, far, inspect, device)
     n,rate = det.calibration.n_groups,det.limits.guaranteed
     if det.why: rate = round_rate(rate)
     print(f"threshold {det.threshold:.6g} from {n} groups, for a false-alarm rate of at most {rate:g}")
     if det.why: print(det.why)
+    if report := find_report(run): print(f"look at {report}")
     return det.threshold
 
 # %% ../nbs/98_cli.ipynb #4657357f

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['moves', 'StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'EpochSetter', 'Checkpoint', 'LineProgress',
-           'suspicion', 'observed_images', 'training_images', 'Trim', 'anomaly_learner', 'get_passes', 'tell_moved',
-           'train_model']
+           'Every', 'suspicion', 'observed_images', 'training_images', 'Trim', 'anomaly_learner', 'get_passes',
+           'tell_moved', 'get_copies', 'train_model']
 
 # %% ../nbs/40_learner.ipynb #5b6e28bb
 import json, time
@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn, Tensor
 
 from .files import atomic_write, SCHEMA
-from .progress import log, Progress, track
+from .progress import is_rehearsal, log, Progress, track
 from .config import Config, TrainConfig
 from .data.catalog import spread_indices
 from .data.preprocessing import read_image
@@ -275,7 +275,9 @@ _most_share = .02 # of the time that checkpoints within an epoch may take
 def after_batch(self:Checkpoint):
     s,n = self.sums[self.training],len(self.xb[0])
     self.sums[self.training] = [s[0]+self.loss*n, s[1]+n]
-    if self._is_due(): self._write(self.epoch, self._begun())
+    if self._is_due() and _are_finite(self.model): self._write(self.epoch, self._begun())
+
+def _are_finite(model): return all(bool(o.isfinite().all()) for o in _floats(model).values())
 
 @patch
 def _is_due(self:Checkpoint):
@@ -298,6 +300,32 @@ def _write(self:Checkpoint, epoch, begun=None):
     with atomic_write(self.file) as p: save_tensors(t, p, meta)
     self.last = time.time()
     self.took = self.last-start
+
+# %% ../nbs/40_learner.ipynb #86641d19
+def _resume_rng(t):
+    torch.set_rng_state(t['rng'])
+    if 'rng_cuda' in t and torch.cuda.is_available(): torch.cuda.set_rng_state(t['rng_cuda'])
+
+# %% ../nbs/40_learner.ipynb #23533249
+_Place = namedtuple('_Place', 'epoch batch begun rng')
+_Place.__doc__ = "Where a resumed training begins: epoch, number of its batches that are done, what is known of them."
+
+@patch
+def _take_up(self:Checkpoint):
+    "Takes up what is done of an epoch."
+    place = self.learn.place
+    if place is None or place.epoch!=self.epoch or not place.batch: return
+    begun = place.begun
+    self.learn.pct_train,self.t0 = begun['pct'],time.time()-begun['seconds']
+    self.sums[True] = [torch.tensor(begun['loss'], device=self.dls.device), begun['n']]
+
+@patch
+def _take_up_rng(self:Checkpoint):
+    "The random state as it was before this batch."
+    place = self.learn.place
+    if place is None or not self.training: return
+    if place.batch and place.epoch==self.epoch: _resume_rng(place.rng)
+    self.learn.place = None
 
 # %% ../nbs/40_learner.ipynb #ae5ea853
 def _load_checkpoint(file):
@@ -334,32 +362,7 @@ def _resume_average(ema, t, rest, device):
     ema.avg,ema.best = (_part(t, n, device) or None for n in ('avg','best'))
     ema.n,ema.best_loss = rest['ema']['n'],rest['ema']['best_loss']
 
-def _resume_rng(t):
-    torch.set_rng_state(t['rng'])
-    if 'rng_cuda' in t and torch.cuda.is_available(): torch.cuda.set_rng_state(t['rng_cuda'])
-
-# %% ../nbs/40_learner.ipynb #23533249
-_Place = namedtuple('_Place', 'epoch batch begun rng')
-_Place.__doc__ = "Where a resumed training begins: epoch, number of its batches that are done, what is known of them."
-
-@patch
-def _take_up(self:Checkpoint):
-    "Takes up what is done of an epoch."
-    place = self.learn.place
-    if place is None or place.epoch!=self.epoch or not place.batch: return
-    begun = place.begun
-    self.learn.pct_train,self.t0 = begun['pct'],time.time()-begun['seconds']
-    self.sums[True] = [torch.tensor(begun['loss'], device=self.dls.device), begun['n']]
-
-@patch
-def _take_up_rng(self:Checkpoint):
-    "The random state as it was before this batch."
-    place = self.learn.place
-    if place is None or not self.training: return
-    if place.batch and place.epoch==self.epoch: _resume_rng(place.rng)
-    self.learn.place = None
-
-# %% ../nbs/40_learner.ipynb #5010a53e
+# %% ../nbs/40_learner.ipynb #fd437602
 @patch
 def resume(self:AnomalyLearner,
     file=None # checkpoint; None: the one that this learner writes
@@ -416,6 +419,22 @@ def _timed(what):
     yield
     if not in_notebook(): log(f"{what}  {time.time()-start:.0f} s")
 
+# %% ../nbs/40_learner.ipynb #7ae4fc68
+class Every(Callback):
+    "Calls a function after a batch of training, every so many seconds."
+    order = 85
+    def __init__(self,
+        f, # function without arguments
+        seconds:float=30. # between two calls
+    ):
+        self.f,self.seconds = f,seconds
+
+    def before_fit(self): self.last = time.time()
+    def after_batch(self):
+        if not self.training or time.time()-self.last < self.seconds: return
+        self.f()
+        self.last = time.time()
+
 # %% ../nbs/40_learner.ipynb #a3eaa7ec
 @torch.no_grad()
 def suspicion(
@@ -452,6 +471,15 @@ def training_images(
     "Yields good training images as `observed_images` does, without the numbers of their parts."
     return ((x,valid) for x,valid,_ in observed_images(dls, bs=bs))
 
+# %% ../nbs/40_learner.ipynb #865273ad
+def _tell(images, dls, what):
+    "Training images that say how far they are."
+    ds = dls.train.dataset
+    unit = 'images' if ds.crop is None else 'crops'
+    return track(images, what, len(ds)*len(ds.views(0)), unit, lambda b: len(b[0]))
+
+def _watched(dls, what): return _tell(training_images(dls), dls, what)
+
 # %% ../nbs/40_learner.ipynb #083aa6b4
 class Trim(Callback):
     "Leaves out the most suspicious training images, chosen at a quarter, half and three quarters of the training."
@@ -479,7 +507,7 @@ class Trim(Callback):
         "Suspicion of every image, by the averaged weights."
         with self.learn.ema.averaged():
             self.model.eval()
-            try: each = torch.cat([suspicion(self.model, *b) for b in training_images(self.dls)])
+            try: each = torch.cat([suspicion(self.model, *b) for b in _watched(self.dls, 'looking for odd images')])
             finally: self.model.train()
         return each.reshape(len(self.dls.train.dataset), -1).amax(1)           # of the views of an image, the highest
 
@@ -524,7 +552,7 @@ def anomaly_learner(
     cbs = _own_callbacks(ema, path, save_every, clip, fast, trim) + list(L(cbs))
     learn = AnomalyLearner(dls, model, loss, partial(Adam, decouple_wd=True), lr=lr, wd=wd, metrics=metrics, cbs=cbs)
     learn.mask_loss = mask_loss
-    if not in_notebook(): _use_lines(learn)
+    if not in_notebook() or is_rehearsal(): _use_lines(learn)
     return learn
 
 # %% ../nbs/40_learner.ipynb #58cb7afa
@@ -552,9 +580,10 @@ def _get_learner(cfg, dls, model, path):
                            trim=0. if isinstance(model, KeptModel) else t.trim, mask_loss=mask_loss,
                            save_every=t.save_every)
 
-def _fit(cfg, dls, model, path, resume):
+def _fit(cfg, dls, model, path, resume, cbs):
     "Trains a model by steps, from the start or from the checkpoint in `path`."
     t,learn = cfg.train,_get_learner(cfg, dls, model, path)
+    learn.add_cbs(L(cbs))
     epochs,_ = get_passes(t)
     start = learn.resume() if resume else 0
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
@@ -572,17 +601,14 @@ def _trim_features(model, dls, share):
     n = max(1, len(ds)-round(share*len(ds)))
     ds.use = sorted(each.argsort(stable=True)[:n].tolist())
 
-def _watched(dls, n=None):
+def _observed(dls, n=None):
     "`observed_images` that say how far they are; of a few images, without a word."
     images = observed_images(dls, n)
-    if n is not None: return images
-    ds = dls.train.dataset
-    unit = 'images' if ds.crop is None else 'crops'
-    return track(images, 'observing', len(ds)*len(ds.views(0)), unit, lambda b: len(b[0]))
+    return _tell(images, dls, 'observing') if n is None else images
 
 def _observe(model, dls, trim):
     "Lets the model see the good training images, once or after trimming twice."
-    images = partial(_watched, dls)
+    images = partial(_observed, dls)
     with evaluating(model), _timed(f'{len(dls.train.dataset)} images observed'):
         model.observe(images)
         if not trim: return
@@ -622,6 +648,14 @@ def _natural_moves(augment, model, dls):
     if out and not in_notebook(): log(f"good images look odd after {', '.join(out)}: not used for the U-Net")
     return {**augment, **dict.fromkeys(out, 0)}
 
+# %% ../nbs/40_learner.ipynb #9dbc05bf
+def get_copies(
+    cfg:Config, # resolved settings
+    n:int # training images
+)->int: # at least 1
+    "How many copies of each training image are kept, for a model with a frozen encoder."
+    return cfg.train.copies or count_copies(n, [min(o, cfg.train.crop) for o in cfg.data.seen_hw])
+
 # %% ../nbs/40_learner.ipynb #a96fb9cd
 def _pictures(cfg, model, dls):
     "What a U-Net beside a head on features sees, to train and to validate: smaller images; without it, None."
@@ -634,7 +668,7 @@ def _keep(cfg, model, dls):
     "Loaders of kept features, and the model that is trained on them."
     t,n,batches = cfg.train,len(dls.train.dataset),get_passes(cfg.train)[1]
     kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
-    copies = t.copies or count_copies(n, [min(o, t.crop) for o in cfg.data.seen_hw])
+    copies = get_copies(cfg, n)
     with evaluating(model), _timed(f'features of {copies} × {n} images kept'):
         pictures = _pictures(cfg, model, dls)
         train = KeptFeatures(model, dls.train.dataset, copies, observed=True, pictures=pictures[0], **kw)
@@ -643,10 +677,10 @@ def _keep(cfg, model, dls):
     train_dl = ImageDL(train, t.seed, shuffle=True, drop_last=True, n=batches and batches*bs, bs=bs)
     return DataLoaders(train_dl, ImageDL(valid, t.seed, bs=bs), device=dls.device), KeptModel(model, train.channels)
 
-def _train_features(cfg, dls, model, path, resume):
+def _train_features(cfg, dls, model, path, resume, cbs):
     "Trains a model on what its frozen encoder gives; writes an empty history if there is nothing to train."
     if any(p.requires_grad for p in model.parameters()):
-        _fit(cfg, *_keep(cfg, model, dls), path, resume)
+        _fit(cfg, *_keep(cfg, model, dls), path, resume, cbs)
     elif path: _write_history([], path)
 
 # %% ../nbs/40_learner.ipynb #c1b10bd1
@@ -657,16 +691,17 @@ def train_model(
     resume:bool=False, # go on from the checkpoint in `path`
     device=None, # where to train; None: fastai's default
     read=read_image, # `(path, channels) -> h w c`
-    ready=None # function that is called when the model has its first weights, before the first batch; None: none
+    ready=None, # function that takes the model when it has its first weights, before the first batch; None: none
+    cbs=None # further callbacks of fastai's; None: none
 )->BaseAutoencoder: # trained model, in evaluation mode
     "Trains the model that the settings describe."
     set_seed(cfg.train.seed)
     dls,model = _get_loaders(cfg, df, get_passes(cfg.train)[1], device, read),build_model(cfg)
     model.load_pretrained()
-    if ready: ready()
+    if ready: ready(model)
     model.to(dls.device)
     if hasattr(body := get_body(model), 'observe'): _observe(body, dls, cfg.train.trim)
     train = _train_features if hasattr(model, 'learn') else _fit
-    train(cfg, dls, model, path, resume)
-    model.eval().remember(training_images(dls))
+    train(cfg, dls, model, path, resume, cbs)
+    model.eval().remember(_watched(dls, 'remembering'))
     return model

@@ -622,10 +622,10 @@ def full_disk(limit=20_000):
 def test_full_disk_while_training(part, tiny, tmp_path, cmd, monkeypatch):
     from aead.learner import Checkpoint
     real,n,out,args = Checkpoint._write,[0],tmp_path/'run',('--data', part, '--config', tiny, '--epochs', 4, '--device', 'cpu')
-    def write(self):
+    def write(self, *args):
         n[0] += 1
-        if n[0]<3: return real(self)
-        with full_disk(): real(self)
+        if n[0]<3: return real(self, *args)
+        with full_disk(): real(self, *args)
     with monkeypatch.context() as p:
         p.setattr(Checkpoint, '_write', write)
         refused(cmd('train', *args, '--out', out), alone=False)

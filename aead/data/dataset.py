@@ -23,6 +23,7 @@ from ..config import did_you_mean
 from .preprocessing import cut_box, read_image, read_mask, resize_image, tile_boxes
 from .augmentation import augment, get_train_augmentations, sample_seed
 from .defects import add_defects
+from ..progress import track
 
 # %% ../../nbs/15_data.dataset.ipynb #752084bc
 def train_pipeline(
@@ -191,7 +192,7 @@ Seen.__doc__ = "An image: its channels, the digest of its pixels, and whether it
 def _read_each(df, channels, read):
     "What is known of each image, by path, and what is wrong with those that cannot be read."
     bad,seen = {},{}
-    for p,m in zip(df.path, df['mask']):
+    for p,m in track(zip(df.path, df['mask']), 'reading images', len(df)):
         try: img = read(p, channels)
         except (ValueError, OSError) as e:
             bad[p] = str(e)

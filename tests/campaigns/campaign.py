@@ -72,7 +72,7 @@ FAMILIES = { # what differs from the shared settings, by name of the case
 def settings(family, **more):
     "Settings that train in a moment, as a dict for YAML."
     base = dict(model=family, head=None, loss={'l1': 1}, models=TINY, data=dict(size=32, workers=0, defects=0, augment=True),
-                train=dict(epochs=2, bs=8, lr=.005), detect=dict(far=.2, search=False, flips=False))
+                train=dict(epochs=2, bs=8, lr=.005, save_every=0), detect=dict(far=.2, search=False, flips=False))
     for part in (FAMILIES[family], more):
         for k,v in part.items(): base[k] = {**base[k], **v} if k in ('data','train','detect','models') else v
     return base
