@@ -271,7 +271,7 @@ def test_a_reader_that_hangs_up_hears_nothing():
                                         (MemoryError(), 'not enough memory'),
                                         (RuntimeError('could not create a primitive'), 'not enough memory')])
 def test_errors_without_a_file_are_one_line(monkeypatch, capsys, error, says):
-    monkeypatch.setattr('aead.runs.train.demo_run', lambda *a: (_ for _ in ()).throw(error))
+    monkeypatch.setattr('aead.runs.train.demo_run', lambda *a, **k: (_ for _ in ()).throw(error))
     assert cli.run_command('demo', [])==2
     err = capsys.readouterr().err
     assert err.startswith(f'aead demo: {says}') and 'None' not in err and err.count('\n')==1
