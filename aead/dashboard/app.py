@@ -12,7 +12,7 @@ import ipywidgets as w
 from fastcore.basics import patch
 
 from ..report.html import tag
-from .base import Panel, State
+from .base import field, Panel, State
 from .run_view import open_views, RunView
 from .results import DistributionPanel, OverviewPanel, ThresholdPanel
 from .compare import ComparePanel
@@ -35,6 +35,7 @@ class Dashboard:
         self.panels = {p.title: p(self.state, self.views, hidden=True) for p in panels}
         self.panels['Train'].added = self.add
         self.widget = w.VBox([self._top(), self._tabs()])
+        self.widget.add_class('aead')
         self._turn(0)
 
     def open(self,
@@ -52,16 +53,18 @@ class Dashboard:
 @patch
 def _top(self:Dashboard):
     "The line above the tabs: the choice of runs, and the image that is open."
-    self.choice = w.Dropdown(options=list(self.views), description='run', layout=w.Layout(width='360px'))
+    self.choice = field(w.Dropdown, 'run', 300, 36, options=list(self.views))
     self.image = w.HTML()
     self.choice.observe(self._chosen, 'value')
     self.state.observe(self._follow, ['run','image'])
-    return w.HBox([self.choice, self.image])
+    return w.HBox([self.choice, self.image], layout=w.Layout(flex_flow='row wrap', align_items='center'))
 
 @patch
 def _tabs(self:Dashboard):
     self.tabs = w.Tab([p.widget for p in self.panels.values()], titles=list(self.panels), selected_index=0)
+    self.tabs.add_class('aead-tabs')
     self.tabs.observe(lambda c: self._turn(c['new']), 'selected_index')
+    self.state.observe(lambda c: self.open(c['new']), 'tab')
     return self.tabs
 
 # %% ../../nbs/96_dashboard.app.ipynb #09ab38aa
@@ -69,7 +72,10 @@ def _tabs(self:Dashboard):
 def _turn(self:Dashboard, i):
     "Shows the panel of the tab `i`, hides the others."
     for k,p in enumerate(self.panels.values()): p.hidden = k!=i
-    if i is not None: list(self.panels.values())[i].show()
+    if i is None: return
+    title,panel = list(self.panels.items())[i]
+    panel.show()
+    self.state.tab = title
 
 @patch
 def _follow(self:Dashboard, _):

@@ -63,7 +63,7 @@ class RunView:
         self._detector,self._own_maps = None,()
         self._kept_pass = lru_cache(4)(lambda i: self._pass(i))
         self._kept_image = lru_cache(4)(lambda i,side: self._read(i, side))
-        self._kept_thumbnail = lru_cache(300)(lambda i,side: self._small(i, side))
+        self._kept_thumbnail = lru_cache(300)(lambda *a: self._small(*a))
         self._kept_scale = lru_cache(None)(lambda k: self._fit_scale(k))
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #a290548d
@@ -223,7 +223,7 @@ def _fit_scale(self:RunView, k):
 def read_shown(
     path, # image file
     mask, # its mask, or ''
-    side:int # longest side, pixels; smaller images stay as they are
+    side:int # longest side, pixels, at most
 )->tuple: # image `h w c` with one or three channels, mask `h w` or None
     "An image as large as it is shown, and its mask if there is one."
     img = read_image(path)
@@ -231,7 +231,8 @@ def read_shown(
     h,w = img.shape[:2]
     m = read_mask(mask, (h,w)) if mask and Path(mask).is_file() else None
     k = side/max(h, w)
-    if k>=1: return img,m
+    if k>=1: k = int(k)
+    if k==1: return img,m
     return resize_image(img, m, (max(1, round(k*h)), max(1, round(k*w))))[:2]
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #23ae4a37
@@ -251,7 +252,7 @@ def picture(self:RunView,
     what:str='heat map', # one of `views()`
     opacity:float=.5, # of the colours over the image, in [0,1]
     outline:bool=True, # draw the true defect's outline
-    side:int=512 # longest side, pixels; smaller images stay as they are
+    side:int=512 # longest side, pixels, at most
 )->np.ndarray: # `h w 3` uint8
     "One view of an image."
     if what not in pictures and not what.startswith('error: '):
@@ -306,16 +307,19 @@ def _scaled_map(self:RunView, i, what):
 @patch
 def thumbnail(self:RunView,
     i:int, # row
-    side:int=88 # longest side, pixels
+    side:int=88, # longest side, pixels
+    heat:bool=True, # with the heat map, where a file has it
+    outline:bool=False # draw the true defect's outline
 )->bytes: # PNG; kept for the last 300 images
-    "A small picture with its heat map, where a file has it."
-    return self._kept_thumbnail(i, side)
+    "A small picture of an image."
+    return self._kept_thumbnail(i, side, heat, outline)
 
 @patch
-def _small(self:RunView, i, side):
-    try: img,_ = read_shown(self.images.path[i], '', side)
+def _small(self:RunView, i, side, heat, outline):
+    try: img,mask = read_shown(self.images.path[i], self.images['mask'][i] if outline else '', side)
     except (FileNotFoundError, ValueError): return to_png(np.full((side,side,3), 225, np.uint8))
-    return to_png(self._paint(i, 'heat map' if self.map_file(i) else 'image', .5, img))
+    what = 'heat map' if heat and self.map_file(i) else 'image'
+    return to_png(paint_contour(self._paint(i, what, .5, img), mask))
 
 # %% ../../nbs/91_dashboard.run_view.ipynb #4417a079
 def _find_home():

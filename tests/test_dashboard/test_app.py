@@ -48,8 +48,21 @@ def test_names_are_not_markup():
     d.state.image,d.state.threshold = 0,.3
     compare = d.open('Compare')
     texts = [d.open(k).text for k in ('Overview','Distributions','Compare','Data')]
-    texts += [d.open('Explorer').caption, *compare.names, d.image]
+    overview,explorer = d.open('Overview'),d.open('Explorer')
+    texts += [overview.classes, overview.more, explorer.caption, *compare.names, d.image]
     for o in texts: assert o.value and '<b>x</b>' not in o.value and '<i>a</i>' not in o.value
+
+@pytest.mark.parametrize('panel', ['Overview','Threshold','Compare','Data'])
+def test_a_click_on_a_picture_opens_it_in_the_explorer(runs, panel):
+    d = Dashboard(runs)
+    p = d.open(panel)
+    d.state.threshold = float(p.view.table.score.min())-1            # all is flagged: images change sides
+    gallery = {'Overview': 'examples', 'Threshold': 'changed', 'Data': 'shown'}.get(panel)
+    (getattr(p, gallery) if gallery else p.galleries[0]).press(0)
+    e = d.panels['Explorer']
+    assert d.tabs.titles[d.tabs.selected_index]=='Explorer' and not e.hidden and e.big.value
+    name = p.view.images.path[d.state.image].split('/')[-1]
+    assert name in e.caption.value and name in d.image.value
 
 def test_every_panel_works_alone(runs):
     for p in panels:

@@ -60,6 +60,20 @@ def test_three_runs_have_three_differences():
     c.runs.value = ('a','b','c')
     assert c.trouble.value=='' and c.text.value.count(' less ')==3
 
+def test_identical_runs_have_no_difference():
+    a,b = two()
+    c = panel((.7,.7,.7), a=a, b=a, c=b)
+    assert 'No difference: a and b give every image the same score' in c.text.value
+    assert ' less ' not in c.text.value and c.note.value=='' and c.galleries[0].rows==[]
+    c.runs.value = ('a','b','c')
+    assert c.trouble.value=='' and 'No difference' in c.text.value and c.text.value.count(' less ')==3
+    c.runs.value = ('a','c')
+    assert 'No difference' not in c.text.value and c.text.value.count(' less ')==1
+
+def test_one_run_asks_for_another():
+    c = panel((.7,), a=score_table(60))
+    assert c.trouble.value=='' and 'a comparison needs two' in c.text.value and c.chart.data
+
 def test_no_run_chosen():
     a,b = two()
     c = panel(a=a, b=b)

@@ -93,3 +93,18 @@ def test_the_ring_marks_the_open_image(runs):
         assert ring.name=='ring' and list(zip(ring.x, ring.y))==here and len(here)==1
     e.state.image = -1
     assert len(e.chart.data[-1].x)==0
+
+def test_the_legend_follows_view_and_threshold(runs):
+    e = open_panel(ExplorerPanel, runs[0])
+    assert e.legend.value==''
+    e.state.image,top = 0,e.view.heat_max
+    for thr in (.5*top, .8*top):
+        e.state.threshold = thr
+        assert f'threshold {thr:.3g}' in e.legend.value and f'{top/thr:.2g} × threshold or more' in e.legend.value
+    e.state.threshold = None
+    assert f'{top:.2g} or more' in e.legend.value and 'threshold' not in e.legend.value
+    e.what.value = 'error: l1'
+    low,high = e.view.scale('l1')
+    assert f'{low:.2g}: mean of good images' in e.legend.value and f'{high:.2g} or more' in e.legend.value
+    e.what.value = 'image'
+    assert e.legend.value=='' and e.big.value

@@ -5,8 +5,9 @@ import numpy as np, pandas as pd, pytest
 
 from aead.dashboard.app import Dashboard
 from aead.dashboard.base import State
-from aead.dashboard.results import (count_outcomes, DistributionPanel, metric_row, overview_metrics, plot_p_values,
-                                    plot_rates, ThresholdPanel)
+from aead.dashboard.results import (card_metrics, count_outcomes, defect_rows, DistributionPanel, metric_row,
+                                    overview_metrics, OverviewPanel, plot_p_values, plot_rates, telling_images,
+                                    ThresholdPanel)
 from aead.dashboard.run_view import open_panel, open_views, RunView
 from aead.metrics import calculate_precision_recall_f1, METRICS
 from aead.runs.folder import RunFolder
@@ -16,7 +17,37 @@ from .conftest import score_table
 def test_labels_come_from_the_table_of_metrics(runs):
     d = Dashboard(runs)
     assert set(overview_metrics) <= set(METRICS)
-    assert all(METRICS[k].label in d.open('Overview').text.value for k in overview_metrics)
+    o = d.open('Overview')
+    assert all(METRICS[k].label in o.more.value for k in overview_metrics)
+    for k in card_metrics: assert METRICS[k].label in o.text.value and METRICS[k].meaning in o.text.value
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_three_images_are_those_farthest_on_their_side(seed):
+    rng = np.random.default_rng(seed)
+    t = pd.DataFrame({'label': rng.integers(0, 2, 40), 'score': rng.normal(size=40)}, index=rng.permutation(40))
+    outcomes = {'surest find': (1,True,max), 'worst miss': (1,False,min), 'worst false alarm': (0,True,max)}
+    for thr in (-9., 0., .5, 9.):
+        found = telling_images(t, thr)
+        for k,(y,flagged,far) in outcomes.items():
+            these = t[(t.label==y)&((t.score>thr)==flagged)]
+            assert (k in found)==(len(these)>0)
+            if k in found: assert t.score[found[k]]==far(these.score) and found[k] in these.index
+
+def test_classes_of_defects_add_up(runs):
+    v = Dashboard(runs).views['run0']
+    rows,t = defect_rows(v.table, v.threshold, v.metrics),v.table[v.table.label==1]
+    assert sum(r[1] for r in rows)==len(t) and sum(r[2] for r in rows)==(t.score>v.threshold).sum()
+    assert [r[2]/r[1] for r in rows]==sorted(r[2]/r[1] for r in rows)
+
+def test_warnings_and_leaks_are_boxes():
+    m = {'threshold': .5, 'n': {'skipped': 3}, 'audit': {'leaks': 2, 'text': '2 leaks: <a> and b'}}
+    o = OverviewPanel(State(run='a'), {'a': RunView(score_table(30), metrics=m)})
+    assert o.trouble.value=='' and 'box bad' in o.text.value and '&lt;a&gt;' in o.text.value
+    assert '3 images could not be read' in o.text.value and 'box ok' not in o.more.value
+
+def test_without_a_threshold_only_the_surest_find_is_shown():
+    o = OverviewPanel(State(run='a'), {'a': RunView(score_table(30))})
+    assert [i['title'] for i in o.examples.widget.items]==['surest find'] and 'track' not in o.classes.value
 
 @pytest.mark.parametrize('seed', range(3))
 def test_outcomes_agree_with_metrics(seed):

@@ -59,11 +59,12 @@ def test_caches_are_bounded_and_go_with_their_view(runs):
 def test_thumbnails_are_made_when_looked_at(runs, monkeypatch):
     made = []
     small = RunView._small
-    monkeypatch.setattr(RunView, '_small', lambda self, i, side: made.append(i) or small(self, i, side))
+    monkeypatch.setattr(RunView, '_small', lambda self, *a: made.append(a) or small(self, *a))
     d = Dashboard(runs[0])
-    assert made==[]                                                # the overview shows none
+    assert len(made)<=3                                            # the overview shows three
+    made.clear()
     d.open('Explorer')
-    assert len(made)==len(set(made))<=ExplorerPanel.n
+    assert 0<len(made)==len(set(made))<=ExplorerPanel.n
 
 def test_what_is_missing_is_said(run):
     shutil.rmtree(run/'maps')
@@ -71,7 +72,7 @@ def test_what_is_missing_is_said(run):
     pd.read_csv(run/'scores.csv').drop(columns='mask').to_csv(run/'scores.csv', index=False)
     d = Dashboard(run)
     assert trouble(d)=={}
-    text = d.panels['Overview'].text.value
+    text = d.panels['Overview'].more.value
     for o in ('no model.safetensors','no anomaly map of 1','no mask of 5 of 5'): assert o in text
     e = d.open('Explorer')
     d.state.image = 0

@@ -8,7 +8,7 @@ from aead.data.dataset import ImageDataset
 from aead.data.defects import add_defects
 from aead.dashboard.base import State, to_png
 from aead.dashboard.run_view import open_panel
-from aead.dashboard.training import count_images, DataPanel, TrainJob, TrainPanel
+from aead.dashboard.training import count_images, DataPanel, FolderChooser, pick_of_each, TrainJob, TrainPanel
 from aead.viz.images import to_rgb
 
 from ..helpers import TINY_YAML
@@ -77,6 +77,33 @@ def test_empty_fields_leave_their_options_out():
     assert given==['--layout','--recipe']
     p.model.value,p.size.value,p.seed.value,p.more.value = 'cnn_ae',' 64 ','3',"--name 'two words'"
     assert p.args()[4:]==['--model','cnn_ae','--size','64','--seed','3','--name','two words']
+
+def test_folders_are_chosen_by_walking(tmp_path):
+    for k in ('b','a/deep','.hidden'): (tmp_path/k).mkdir(parents=True)
+    (tmp_path/'one.png').touch()
+    took = []
+    f = FolderChooser(took.append, tmp_path)
+    assert [k for k,_ in f.list.options[2:]]==['a','b'] and ' has 1 files' in f.name.value
+    f.list.value = str(tmp_path/'a')
+    assert [k for k,_ in f.list.options[2:]]==['deep'] and f.list.value==''
+    f.list.value = str(tmp_path/'a'/'deep')
+    f.take.click()
+    assert took==[(tmp_path/'a'/'deep').resolve()]
+
+def test_the_command_follows_the_fields():
+    p = TrainPanel(State(), {})
+    p.data.value,p.out.value = '/my parts','runs/a b'
+    assert "aead train --data &#39;/my parts&#39; --layout folder" in p.command.value
+    assert "--out &#39;runs/a b&#39;" in p.command.value
+    p.more.value = "--name 'open"
+    assert 'No closing quotation' in p.trouble.value
+
+def test_pictures_of_each_class_and_split(runs):
+    d = open_panel(DataPanel, runs[0])
+    of = d.view.images
+    shown = {(of.split[i], of.defect[i]) for i in d.shown.rows}
+    assert shown==set(zip(of.split, of.defect)) and d.shown.rows==pick_of_each(of)
+    assert [o['text'] for o in d.shown.widget.items]==[f'{of.split[i]}, {of.defect[i]}' for i in d.shown.rows]
 
 def test_images_are_counted():
     t = score_table(30).assign(split=['train','test','']*10, group=[i//2 for i in range(30)])
