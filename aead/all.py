@@ -46,6 +46,7 @@ from .compare import *
 from .evaluate import *
 from .detector import *
 from .estimate import *
+from .exported import *
 from .viz.images import *
 from .viz.curves import *
 from .viz.explain import *

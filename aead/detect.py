@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Batch', 'kind_far', 'kind_pixels', 'get_device', 'Limits', 'build_graph', 'Detector', 'KindTest', 'inspect_odd',
-           'check_errors', 'place_rows', 'load_resolved', 'load_detector', 'validate', 'resolve', 'split_readable',
-           'check_and_split', 'fit_detector', 'foresee_fallback', 'train_detector', 'count_searched']
+           'load_resolved', 'load_detector', 'validate', 'resolve', 'split_readable', 'check_and_split', 'fit_detector',
+           'foresee_fallback', 'train_detector', 'count_searched']
 
 # %% ../nbs/52_detect.ipynb #1642f14d
 import hashlib, json, time, warnings
@@ -26,7 +26,7 @@ from .data.preprocessing import read_image, restore_map
 from .data.defects import defect_makers
 from .data.dataset import check_images, ImageDataset, read_batches, train_pipeline, typical_shape
 from .data.splits import count_held, groups_needed, more_groups, split_catalog
-from .data.inputs import as_table
+from .data.inputs import as_table, check_errors, place_rows
 from .models.base import check_settings, model_registry, save_tensors
 from .models.head import get_body
 from .models.zoo import build_model
@@ -304,24 +304,6 @@ def decide(self:Detector,
     answer = get_answers(decision, p, self.limits.inspect)
     decided = pd.DataFrame({'score': s, 'p_value': p, 'decision': decision, 'answer': answer})
     return self._judge_kind(decided, kind)
-
-# %% ../nbs/52_detect.ipynb #f245b7f4
-def check_errors(
-    errors:str # `raise` or `skip`
-)->bool: # True: skip
-    "Whether unreadable images are to be skipped; complains of any other word."
-    if errors not in ('raise','skip'): raise ValueError(f"errors is 'raise' or 'skip', got {errors!r}")
-    return errors=='skip'
-
-def place_rows(
-    df:pd.DataFrame, # table of images
-    done:pd.DataFrame, # what is known of the readable ones, with the positions of their rows as index
-    errors:dict # what is wrong with the others, by position
-)->pd.DataFrame: # a row per image: `path`, the columns of `done`, missing where the image was not read, and `error`
-    "The rows of all images in the order of `df`."
-    out = done.reindex(range(len(df)))
-    out.insert(0, 'path', df.path.to_numpy())
-    return out.assign(error=[errors.get(i, '') for i in out.index])
 
 # %% ../nbs/52_detect.ipynb #73381fd3
 @patch

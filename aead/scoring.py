@@ -179,8 +179,9 @@ def _see(self:ScoringGraph, x):
     seen = torch.cat([x.flip(o) for o in self.views])
     xr,own = self.model.reconstruct(seen, self.noise)
     ms = torch.stack([_get_map(k, seen, xr, own) for k in self.maps], 1)
-    ms = [m.flip(o) for m,o in zip(ms.chunk(len(self.views)), self.views)]
-    return sum(ms)/len(ms), x, xr[:len(x)]
+    ms,xr = (o.unflatten(0, (len(self.views),-1)) for o in (ms, xr))
+    ms = [m.flip(o) for m,o in zip(ms, self.views)]
+    return sum(ms)/len(ms), x, xr[0]
 
 # %% ../nbs/50_scoring.ipynb #18a4fea2
 def blend_weights(
@@ -208,12 +209,12 @@ def _cut(o, box):
     return o[..., top:top+h, left:left+w]
 
 def _list_tiles(x, tile, valid):
-    "Index of the image, box, and weights of rows and columns, of each tile with a pixel that counts."
-    hw = tuple(x.shape[-2:])
-    wy,wx = (blend_weights(n, tile).to(x.device) for n in hw)
-    tiles = [(i,box,a[:,None],b) for box,(a,b) in zip(tile_boxes(hw, tile), product(wy, wx)) for i in range(len(x))]
-    if valid is None or torch.compiler.is_compiling(): return tiles
-    return [o for o in tiles if _cut(valid[o[0]], o[1]).any()] or tiles[:1]
+    "Slice of the images, box, and weights of rows and columns, of each tile with a pixel that counts."
+    wy,wx = (blend_weights(n, tile).to(x.device) for n in x.shape[-2:])
+    places = list(zip(tile_boxes(tuple(x.shape[-2:]), tile), product(wy[:,:,None], wx)))
+    if torch.compiler.is_compiling(): return [(slice(None), box, *w) for box,w in places]
+    tiles = [(slice(i, i+1), box, *w) for box,w in places for i in range(len(x))]
+    return tiles if valid is None else [o for o in tiles if _cut(valid[o[0]], o[1]).any()] or tiles[:1]
 
 # %% ../nbs/50_scoring.ipynb #a60395d4
 def see_in_tiles(
@@ -225,12 +226,13 @@ def see_in_tiles(
     "Applies `f` to overlapping tiles and blends what it gives; images that are no larger than a tile are seen whole."
     (b,_,h,w),out = x.shape,None
     if tile is None or max(h, w) <= tile: return f(x)
-    n = max(1, _at_once//(min(h, tile)*min(w, tile)))
+    n = 1 if torch.compiler.is_compiling() else max(1, _at_once//(min(h, tile)*min(w, tile)))
     for tiles in chunked(_list_tiles(x, tile, valid), n):
-        seen = f(torch.cat([_cut(x[i:i+1], box) for i,box,*_ in tiles]))
+        seen = f(torch.cat([_cut(x[which], box) for which,box,*_ in tiles]))
         if out is None: out = [o.new_zeros(b, o.shape[1], h, w) for o in seen]
         for o,s in zip(out, seen):
-            for part,(i,box,wy,wx) in zip(s, tiles): _cut(o[i], box).add_(part*wy*wx)
+            parts = s.unflatten(0, (len(tiles),-1))
+            for part,(which,box,wy,wx) in zip(parts, tiles): _cut(o[which], box).add_(part*wy*wx)
     return tuple(out)
 
 # %% ../nbs/50_scoring.ipynb #ecfa46f4

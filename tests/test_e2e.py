@@ -558,7 +558,7 @@ def test_export(run, part, tmp_path, cmd):
     pytest.importorskip('onnxscript')
     res = cmd('export', '--run', run, '--out', tmp_path/'new'/'m.onnx', '--n', 3)
     assert res.status==0 and '3 of the run’s images' in res.out, res
-    from aead.export import load_exported
+    from aead.exported import load_exported
     s = pd.read_csv(run/'scores.csv').query('split=="test"')
     assert np.allclose(load_exported(tmp_path/'new'/'m.onnx').predict([part.parent/o if not (part/o).exists() else part/o for o in s.path]).score, s.score, atol=1e-4)
     refused(cmd('export', '--run', run, '--out', tmp_path/'m.pt'), '.onnx', name='export')

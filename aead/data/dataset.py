@@ -8,10 +8,8 @@ __all__ = ['Seen', 'train_pipeline', 'to_tensors', 'ImageDataset', 'content_hash
 
 # %% ../../nbs/15_data.dataset.ipynb #23426311
 import hashlib, inspect, threading, warnings
-from collections import deque, namedtuple
+from collections import namedtuple
 from copy import copy
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -20,7 +18,7 @@ from torch.utils.data import Dataset
 
 from .catalog import spread_indices
 from ..config import did_you_mean
-from .preprocessing import cut_box, read_image, read_mask, resize_image, tile_boxes
+from .preprocessing import cut_box, read_ahead, read_image, read_mask, resize_image, tile_boxes
 from .augmentation import augment, get_train_augmentations, sample_seed
 from .defects import add_defects
 from ..progress import track
@@ -249,21 +247,6 @@ def typical_shape(
     if alike.mean() >= _most: return tuple(int(o) for o in np.median(shapes, axis=0))
     return (int(np.median(shapes.min(1))),)*2
 
-# %% ../../nbs/15_data.dataset.ipynb #4d844ec3
-def _try_item(ds, i):
-    try: return ds[i]
-    except (ValueError, OSError) as e: return e
-
-def _read_ahead(ds, n, threads):
-    "Yields `(index, item or error)` in order, up to `n` items ahead."
-    with ThreadPoolExecutor(threads) as pool:
-        todo = iter(range(len(ds)))
-        ahead = deque(pool.submit(_try_item, ds, i) for i in islice(todo, n))
-        for i in range(len(ds)):
-            item = ahead.popleft().result()
-            ahead.extend(pool.submit(_try_item, ds, j) for j in islice(todo, 1))
-            yield i, item
-
 # %% ../../nbs/15_data.dataset.ipynb #a9bd21c3
 def _stack_items(items):
     "Items as one batch; tensors that an item has twice, such as an image that was not corrupted, are stacked once."
@@ -281,7 +264,7 @@ def read_batches(
 ):
     "Yields `(indices, batch)` in order and a batch ahead, and `(index, error)` for an image that cannot be read."
     batch = {}
-    for i,item in _read_ahead(ds, max(1, 2*bs-1), threads):
+    for i,item in read_ahead(ds.__getitem__, len(ds), max(1, 2*bs-1), threads):
         if isinstance(item, Exception): yield i, item
         else: batch[i] = item
         if batch and (len(batch)==bs or i==len(ds)-1):

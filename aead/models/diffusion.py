@@ -216,7 +216,7 @@ class DiffusionSampler:
         self.draw = noises.get_fn(noise)
         self.generator = generator
 
-    def _estimate(self, x, t): return self.denoise(x, torch.full((len(x),), t, device=x.device))
+    def _estimate(self, x, t): return self.denoise(x, torch.full(x.shape[:1], t, device=x.device))
     def _noise(self, x): return self.draw(x.shape, self.generator).to(x)
 
     def _check_step(self, t):

@@ -226,7 +226,7 @@ def _reconstruct_draws(self:DiffusionAutoencoder, x, noise):
     if noise.ndim!=4 or noise.shape[1:]!=x.shape[1:]:
         raise ValueError(f"noise for images of shape {tuple(x.shape[1:])} must be `n c h w` with the same c, h and w, "
                          f"got {tuple(noise.shape)}")
-    x0,t = _signed(x),torch.full((len(x),), self.start, device=x.device)
+    x0,t = _signed(x),torch.full(x.shape[:1], self.start, device=x.device)
     noisy = [self.schedule.q_sample(x0, t, n.to(x0).expand_as(x0)) for n in noise]
     sampler = DiffusionSampler(self.denoise, self.schedule)
     return torch.stack([_unsigned(sampler.ddim(o, self.steps, start=self.start)) for o in noisy])
@@ -258,7 +258,7 @@ def sketch(self:DiffusionAutoencoder,
     x:Tensor # images, `b c h w`, in [0,1]
 )->Tensor: # shaped as `x`, in [0,1]
     "Fast reconstruction: the first draw of seed 0, denoised in one step."
-    t = torch.full((len(x),), self.start, device=x.device)
+    t = torch.full(x.shape[:1], self.start, device=x.device)
     noise = self.draw_noise(x.shape[1:])[0].to(x).expand_as(x)
     return _unsigned(self.denoise(self.schedule.q_sample(_signed(x), t, noise), t))
 

@@ -118,7 +118,7 @@ class PatchMemory(nn.Module):
 def _components(self:PatchMemory, f):
     "Standardised features `n nf` as components `n dim`, and the squared length of the rest, `n`."
     z = (f-self.mean)/self.std
-    if self.axes is None: return z, z.new_zeros(len(z))
+    if self.axes is None: return z, torch.zeros_like(z[:,0])
     p = z@self.axes.T
     return p, (z-p@self.axes).square().sum(1)
 
@@ -184,11 +184,13 @@ def forward(self:PatchMemory,
 )->Tensor: # distance in standard deviations, `b h w`
     "Distance of each place to the nearest patch in the bank."
     b,_,h,w = f.shape
-    rows = rearrange(f, 'b c h w -> (b h w) c')
-    of = None if owner is None or self.owner is None else owner.repeat_interleave(h*w)
-    d = torch.cat([self._measure(rows[k:k+_block], of if of is None else of[k:k+_block])
-                   for k in range(0, len(rows), _block)])
-    return rearrange(d, '(b h w) -> b h w', b=b, h=h, w=w)
+    places = rearrange(f, 'b c h w -> b (h w) c')
+    n = _block//4 if torch.compiler.is_compiling() else max(1, _block//b)     # an exported graph does not know `b`
+    def measure(o):
+        of = None if owner is None or self.owner is None else owner.repeat_interleave(o.shape[1])
+        return self._measure(o.flatten(0, 1), of).unflatten(0, o.shape[:2])
+    d = torch.cat([measure(o) for o in places.split(n, 1)], 1)
+    return rearrange(d, 'b (h w) -> b h w', h=h, w=w)
 
 # %% ../../nbs/23_models.memory.ipynb #993393c9
 def shrunk_covariance(

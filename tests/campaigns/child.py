@@ -6,7 +6,7 @@ from functools import lru_cache
 Done = namedtuple('Done', 'status text seconds events')
 Done.__doc__ = "Exit status (-9: killed), what was printed, seconds of computing, and the writing events in watched folders, `(event, file)` (None: killed)."
 
-_preload = ['aead.all', 'aead.cli', 'aead.runs.train', 'aead.runs.crossval', 'aead.export', 'tests.campaigns.child', 'timm', 'torch._dynamo',
+_preload = ['aead.all', 'aead.cli', 'aead.runs.train', 'aead.runs.crossval', 'aead.export', 'aead.exported', 'tests.campaigns.child', 'timm', 'torch._dynamo',
             'plotly.graph_objects', 'plotly.io', 'matplotlib.backends.backend_agg', 'PIL.JpegImagePlugin', 'einops._torch_specific']
 _writes = os.O_WRONLY|os.O_RDWR|os.O_CREAT
 

@@ -15,7 +15,8 @@ from ..helpers import TINY, picture
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
-from aead.export import DetectionGraph, export_run, max_difference, load_exported
+from aead.export import DetectionGraph, export_run, max_difference
+from aead.exported import answer_words, load_exported
 
 FEW = {**TINY, 'diffusion_ae': {**TINY['diffusion_ae'], 'draws': 1}}
 
@@ -80,9 +81,10 @@ def test_a_missing_package_is_named(name, monkeypatch, tmp_path):
 
 def test_decisions_as_the_detector_makes_them(detector):
     g,s = DetectionGraph(detector),torch.rand(6, detector.graph.model.settings['ni'], 32, 32)
-    with torch.no_grad(): score,_,p,defect,kind,kind_p,odd = g(s, torch.ones(6,32,32))
+    with torch.no_grad(): score,_,p,defect,answer,kind,kind_p,odd = g(s, torch.ones(6,32,32))
     want = detector.decide(score.numpy(), kind.numpy())
     assert np.allclose(kind_p.numpy(), want.kind_p, atol=1e-6) and odd.tolist()==want.odd.astype(float).tolist()
+    assert [answer_words[int(o)] for o in answer]==want.answer.tolist()
     assert np.allclose(p.numpy(), want.p_value, atol=1e-6) and defect.tolist()==want.decision.astype(float).tolist()
     at = torch.tensor(detector.calibration.scores[:3])                  # ties with calibration scores count
     del g.scoring

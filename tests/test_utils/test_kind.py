@@ -147,10 +147,10 @@ def test_a_threshold_is_not_set_on_defective_images(detector, synth):
 
 def test_an_export_of_an_early_version_has_no_test_of_the_kind(detector):
     from types import SimpleNamespace
-    export = pytest.importorskip('aead.export')
-    ex,c = object.__new__(export.ExportedDetector),detector.graph.model.settings['ni']
+    from aead.exported import ExportedDetector
+    ex,c = object.__new__(ExportedDetector),detector.graph.model.settings['ni']
     def run(names, inputs): return [np.zeros(1, np.float32), np.zeros((1,32,32), np.float32), np.ones(1, np.float32), -np.ones(1, np.float32)]
-    ex.session,ex.cfg,ex.channels = SimpleNamespace(run=run),detector.cfg,c
+    ex.session,ex.cfg,ex.channels,ex.outputs = SimpleNamespace(run=run),detector.cfg,c,['score','amap','p_value','defect']
     t = ex.predict([np.zeros((40,48,c)), 'gone.png'], errors='skip')
     assert t.odd.isna().all() and t.kind_p.isna().all() and t.decision.isna().all() and t.score.tolist()[0]==0
-    assert [bool(o) for o in t.error]==[False,True] and list(t.columns)==['path','score','p_value','decision','kind_p','odd','error']
+    assert [bool(o) for o in t.error]==[False,True] and list(t.columns)==['path','score','p_value','decision','answer','kind_p','odd','error']
