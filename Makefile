@@ -76,7 +76,7 @@ test-wheel: venv
 	rm -rf dist build $(WHEEL)
 	$(BIN)/python -m build --wheel --quiet
 	$(PYTHON) -m venv $(WHEEL)
-	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[dashboard,export]" pytest pytest-xdist hypothesis
+	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[dashboard,export,serve]" pytest pytest-xdist hypothesis httpx
 	scripts/test_wheel.sh $(WHEEL)
 
 clean:

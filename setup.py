@@ -18,6 +18,6 @@ setup(
     packages=find_packages(include=['aead', 'aead.*']), package_data={'aead': ['recipes/*.yaml', 'assets/*', 'py.typed']},
     python_requires=f">={cfg['min_python']}",
     install_requires=lines('requirements'),
-    extras_require={k: lines(f'{k}_requirements') for k in ('dashboard', 'encoders', 'export', 'openvino')},
+    extras_require={k: lines(f'{k}_requirements') for k in ('dashboard', 'encoders', 'export', 'openvino', 'serve')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False)

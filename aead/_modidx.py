@@ -74,6 +74,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                           'aead.cli.registered_names': ('cli.html#registered_names', 'aead/cli.py'),
                           'aead.cli.run_command': ('cli.html#run_command', 'aead/cli.py'),
                           'aead.cli.score': ('cli.html#score', 'aead/cli.py'),
+                          'aead.cli.serve': ('cli.html#serve', 'aead/cli.py'),
                           'aead.cli.setting_options': ('cli.html#setting_options', 'aead/cli.py'),
                           'aead.cli.train': ('cli.html#train', 'aead/cli.py')},
             'aead.compare': { 'aead.compare._better_first': ('compare.html#_better_first', 'aead/compare.py'),

@@ -47,6 +47,7 @@ from .evaluate import *
 from .detector import *
 from .estimate import *
 from .exported import *
+from .serve import *
 from .viz.images import *
 from .viz.curves import *
 from .viz.explain import *

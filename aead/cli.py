@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Option', 'Command', 'commands', 'registered_names', 'option_names', 'setting_options', 'options_of', 'build_parser',
            'parse', 'command', 'run_command', 'main', 'demo', 'train', 'evaluate', 'score', 'calibrate', 'compare',
-           'crossval', 'export', 'benchmark']
+           'crossval', 'export', 'serve', 'benchmark']
 
 # %% ../nbs/98_cli.ipynb #1533de28
 import argparse, inspect, os, re, shlex, signal, sys, threading, warnings
@@ -485,6 +485,23 @@ def export(
     on = f"{c['images']} {'of the run’s' if c['real'] else 'made-up'} images"
     print(f"{out}: on {on}, scores differ by at most {c['score']:.1g} and maps by {c['map']:.1g}")
     return c
+
+# %% ../nbs/98_cli.ipynb #07494e51
+@command('port root', '--run runs/first --root /data/line1', '--run first.onnx --host 0.0.0.0 --port 8080')
+def serve(
+    run:str, # folder of the run, or ONNX file of an export
+    host:str='127.0.0.1', # address to listen on; 0.0.0.0: all of this machine
+    port:int=8000, # port to listen on
+    root:str=None, # folders whose files may be scored by path, with commas; by default none, only uploads are scored
+    upload_mb:float=64., # largest upload, MB
+    seconds:float=60., # longest time of a request
+    waiting:int=64, # requests that may wait at a time
+    device:str=None # cpu, cuda or cuda:N; for a file also tensorrt or openvino; by default what is there
+):
+    "Score images over HTTP, until it is interrupted."
+    from aead.serve import serve, ServeLimits
+    roots = [o.strip() for o in (root or '').split(',') if o.strip()]
+    serve(run, host, port, roots, ServeLimits(upload_mb, seconds=seconds, waiting=waiting), device)
 
 # %% ../nbs/98_cli.ipynb #c249beb2
 @command('models runs size out', '', '--runs runs/first,runs/second --out speed.csv')

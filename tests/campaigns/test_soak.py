@@ -1,8 +1,11 @@
 "Soak and load: memory and open files stay as they are, rows stay in order and what they are one by one."
-import json, os, shutil
+import json, os, resource, shutil, socket, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
-import numpy as np, pandas as pd, pytest
+import httpx, numpy as np, pandas as pd, pytest
 
 import aead.detect as detect
 from aead.detect import load_detector
@@ -43,15 +46,64 @@ def test_scoring(finished, tmp_path):
         check_flat(t, readings(run(ref, tmp_path/'one', tmp_path/'s.csv', n//20, task='soak:score')))
         t.check(len(pd.read_csv(tmp_path/'s.csv'))==n, 'rows are missing')
 
-GROWS = ['memory +'] # about 30 kB an interaction, without an end in 3,000; counted as lost
-
 def test_dashboard(finished, tmp_path):
     pytest.importorskip('ipywidgets')
     n = pick(30, 2000)
     for name,family in (('first','cnn_ae'),('second','resnet_ae')): shutil.copytree(finished(pick('cnn_ae', family))[1], tmp_path/name)
-    with tally('soak', f'{n} interactions with the dashboard', GROWS) as t:
+    with tally('soak', f'{n} interactions with the dashboard') as t:
         t.add(n)
         check_flat(t, readings(run(tmp_path/'first', n, n//20, task='soak:browse')))
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+@contextmanager
+def served(*options):
+    "A service in a process of its own; gives its address and process."
+    at = f'http://127.0.0.1:{(port := free_port())}'
+    p = subprocess.Popen([sys.executable, '-m', 'aead', 'serve', '--port', str(port), *map(str, options)])
+    try:
+        for _ in range(600):
+            with suppress(httpx.TransportError):
+                if httpx.get(f'{at}/health').status_code==200: break
+            assert p.poll() is None, 'the service ended'
+            time.sleep(.1)
+        yield at, p.pid
+    finally:
+        p.terminate()
+        p.wait(20)
+
+def resident(pid): return int(Path(f'/proc/{pid}/statm').read_text().split()[1])*resource.getpagesize()/2**20
+
+def test_service(finished, tmp_path):
+    "Uploads and paths, right and wrong, from eight clients at once: each gets its own answer."
+    pytest.importorskip('fastapi')
+    _,ref,_ = finished('cnn_ae')
+    n,folder = pick(160, 10000),many(tmp_path/'parts', 40)
+    files = sorted(folder.iterdir())
+    want = dict(zip([o.name for o in files], load_detector(ref, 'cpu').predict(files).score))
+    def right(client, at, i):
+        p,what = files[i%40],i//8%4
+        if what<2:
+            r = client.post(f'{at}/score', files={'file': (p.name, p.read_bytes())})
+            return r.status_code==200 and abs(r.json()['score']-want[p.name])<1e-5
+        if what==2:
+            r = client.post(f'{at}/paths', json={'paths': [p.name, files[0].name]})
+            return r.status_code==200 and [abs(o['score']-want[o['path']])<1e-5 for o in r.json()]==[True]*2
+        return client.post(f'{at}/paths', json={'paths': ['../'+p.name]}).status_code==403
+    with tally('soak', f'{n} requests to the service') as t, served('--run', ref, '--root', folder) as (at,pid):
+        def client(k, start):
+            with httpx.Client(timeout=60) as c: return [right(c, at, i) for i in range(start+k, start+n//2, 8)]
+        def half(start):
+            with ThreadPoolExecutor(8) as pool: found = sum(pool.map(client, range(8), [start]*8), [])
+            t.add(len(found))
+            for ok in found: t.check(ok, 'an answer is wrong or missing')
+            return resident(pid)
+        first,last = half(0),half(n//2)
+        t.measured = f'memory {100*(last/first-1):+.1f} % ({first:.0f} to {last:.0f} MiB)'
+        t.check(last <= LIMIT*first, t.measured)
 
 def test_order_and_batches(finished, tmp_path, monkeypatch):
     "Other batch sizes and more readers give the rows of scoring one by one, in order."
