@@ -39,10 +39,14 @@ def entry_order():
                 i = max(stop, i+1)
     return order
 
+def mark_entry(text):
+    "The heading of an entry, with a class for the style sheet in place of nbdev's rule above it."
+    return re.sub(r'\A---\n+((?:\[source\][^\n]*\n+)?### +\S+)[ \t]*$', r'\1 {.entry}', text, count=1, flags=re.M)
+
 def plain_signature(text):
     "An entry's Markdown: nothing within code is a link, since it would be shown as written; a default of None has no type."
     def plain(block): return re.sub(r'\[(`[^`\n]*`)\]\([^)\n]*\)', r'\1', block[0]).replace(':NoneType=None', '=None')
-    return re.sub(r'^```python\n.*?^```', plain, text, flags=re.S|re.M)
+    return re.sub(r'^```python\n.*?^```', plain, mark_entry(text), flags=re.S|re.M)
 
 # --- tests
 

@@ -151,8 +151,8 @@ def test_scripts_are_found_where_they_would_run(docs):
     assert docs.output_faults({'text/plain': '<script>', 'text/html': '<b>', 'image/png': ''})==['text/html']
 
 def test_signatures_hold_no_links(docs):
-    entry = '### f\n\n```python\ndef f(\n    a:NoneType=None, # as [`g`](b.html#g) takes it\n    n:int=1\n)\n```\n\n*See [`g`](b.html#g).*'
-    assert docs.pages.plain_signature(entry)=='### f\n\n```python\ndef f(\n    a=None, # as `g` takes it\n    n:int=1\n)\n```\n\n*See [`g`](b.html#g).*'
+    entry = '---\n\n\n\n### f\n\n```python\ndef f(\n    a:NoneType=None, # as [`g`](b.html#g) takes it\n    n:int=1\n)\n```\n\n*See [`g`](b.html#g).*'
+    assert docs.pages.plain_signature(entry)=='### f {.entry}\n\n```python\ndef f(\n    a=None, # as `g` takes it\n    n:int=1\n)\n```\n\n*See [`g`](b.html#g).*'
 
 def test_entries_stand_in_the_order_of_their_cell(docs):
     from execnb.nbio import dict2nb
