@@ -22,6 +22,7 @@ def setting(key):
     return cfg['DEFAULT'].get(key, '').strip()
 
 repo = setting('git_url') # address of the repository; empty until it is known
+site_url = os.environ.get('SITE_URL', '') # where the site will be published; empty for a copy on disk
 
 def notebooks():
     "The pages' sources; scratch begins with an underscore."
@@ -217,6 +218,11 @@ def method_entries():
 
 def entries(cells): return set(re.findall(r'^show_doc\(([\w.]+)', '\n'.join(c.source for c in cells), re.M))
 
+def metric_labels():
+    "Names of the metrics for people."
+    from aead.metrics import METRICS
+    return {k: m.label for k,m in METRICS.items()}
+
 def process(dest, run=True):
     "Writes the notebooks to `dest` as Quarto gets them; `run` makes the signatures of all public names, which takes some twenty seconds."
     from execnb.nbio import read_nb, write_nb
@@ -235,6 +241,7 @@ def process(dest, run=True):
             NBProcessor(nb=nb, procs=procs).process()
             hold_offline(nb)
             pages.fold_tests(nb, tutorial=f.parent.name=='tutorials')
+            if f.parent.name=='benchmarks': pages.plain_headings(nb, metric_labels())
             pages.size_pictures(nb)
             depth = len(f.relative_to(nbs).parts)-1
             for c in nb.cells:
@@ -304,10 +311,11 @@ class Page(HTMLParser):
 def is_far(url): return re.match(r'(https?:)?//', url) is not None
 
 def url_fault(site, pages, p, url):
-    "What is wrong with a local address on page `p`, or None."
+    "What is wrong with a local address on page `p`, or None. Addresses that begin with a slash count from where the site is published."
     u = urlsplit(url)
     if u.scheme or u.netloc: return None
-    to = ((site if u.path.startswith('/') else p.parent)/unquote(u.path).lstrip('/')).resolve() if u.path else p
+    path = u.path.removeprefix(urlsplit(site_url).path.rstrip('/')) if u.path.startswith('/') else u.path
+    to = ((site if path.startswith('/') else p.parent)/unquote(path).lstrip('/')).resolve() if path else p
     to = to/'index.html' if to.is_dir() else to
     if not to.exists(): return 'no such file'
     if u.fragment and to in pages and unquote(u.fragment) not in pages[to].ids: return 'no such anchor'
@@ -332,9 +340,10 @@ def check():
     return [*undocumented(), *broken_links(), *sidebar_gaps()]
 
 def drop_addresses(file):
-    "Takes the address of the site, and that of the repository while it is not known, out of Quarto's settings."
+    "Takes the address that nbdev knows of the site, and that of the repository while it is not known, out of Quarto's settings."
     lines = file.read_text(encoding='utf-8').splitlines()
     keep = [o for o in lines if 'site-url' not in o and (repo or 'repo-' not in o)]
+    if site_url: keep = [line for o in keep for line in ([o, f'  site-url: "{site_url}"'] if o.startswith('website:') else [o])]
     file.write_text('\n'.join(keep)+'\n', encoding='utf-8')
 
 def build():

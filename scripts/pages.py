@@ -3,6 +3,7 @@
 - Entries of names that one cell exports stand in the order of the cell.
 - Signatures hold no links, and no type of None.
 - A cell of tests alone is folded (in a tutorial it is left out). A cell that uses private names is left out, or folded if it has an output.
+- Tables of benchmarks have headings in words.
 - A picture has the width at which its labels are as large as the text, and its text alternative in one line, as Quarto reads it."""
 import ast, json, re
 
@@ -80,6 +81,27 @@ def fold_tests(nb, tutorial=False):
         elif private: fold(c, 'Code')
         kept.append(c)
     nb.cells = kept
+
+# --- tables
+
+HEADINGS = {'low': 'from', 'high': 'to', 'auroc_low': 'from', 'auroc_high': 'to', 'aupro_30': 'AUPRO', 'unseen_auroc': 'AUROC, new against known good parts',
+            'worst_class': 'hardest defect', 'median_ms': 'ms an image', 'images_per_second': 'images a second', 'folder_per_second': 'images a second, from files',
+            'scoring_mib': 'MiB to score', 'training_mib': 'MiB to train', 'file_mib': 'MiB on disk', 'lr': 'learning rate', 'most': 'most in a run'}
+
+def plain_heading(name, labels):
+    "What a column is, in words; `labels` are those of the metrics."
+    if name in HEADINGS: return HEADINGS[name]
+    if name in labels: return labels[name]
+    if m := re.fullmatch(r'auroc_(\w+)', name): return f'AUROC, {m[1]}'
+    return name.replace('_', ' ') if re.fullmatch(r'[a-z]+(_[a-z]+)+', name) and name[-3:]!='_ae' else name
+
+def plain_headings(nb, labels):
+    "Tables with headings in words. Names of columns belong on the page of a function, results are read by anybody."
+    for o in (o for c in filter(is_code, nb.cells) for o in outputs(c)):
+        html = ''.join(o.get('data', {}).get('text/markdown', ''))
+        if '<table' in html:
+            html = re.sub(r'<style scoped>.*?</style>\n?', '', html, flags=re.S)
+            o['data']['text/markdown'] = re.sub(r'<th([^>]*)>([^<]+)</th>', lambda m: f'<th{m[1]}>{plain_heading(m[2], labels)}</th>', html)
 
 # --- pictures
 

@@ -20,7 +20,7 @@ def alternative(cell):
 def without_fences(text):
     "Cards become a list, since GitHub knows no divisions of Pandoc's."
     text = re.sub(r'^::: \{\.card\}\n(.+)\n\n(.+)\n:::\n\n?', r'- **\1**: \2\n', text, flags=re.M)
-    return re.sub(r'^:::.*\n+', '', text, flags=re.M)
+    return re.sub(r'^::: *\n+', '\n', re.sub(r'^::: .*\n+', '', text, flags=re.M), flags=re.M)
 
 def render():
     "README's text, and its pictures by file name."

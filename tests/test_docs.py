@@ -209,3 +209,33 @@ def test_lost_texts_are_found(docs):
     del page.cells[1]
     source.cells[0].source += '\n\nAn introduction in the cell of the title.'
     assert [o[:5] for o in docs.pages.lost_texts(source, page)]==['# A p','Its i']
+
+@pytest.mark.parametrize('name,said', [('image_auroc','image AUROC'), ('low','from'), ('auroc_crack','AUROC, crack'), ('better_than','better than'), ('vit_ae','vit_ae'), ('variant','variant'), ('','')])
+def test_headings_are_words(docs, name, said): assert docs.pages.plain_heading(name, docs.metric_labels())==said
+
+def test_tables_have_headings_in_words(docs):
+    nb = with_output(cells('t'), 0, text_markdown='<table><th>image_auroc</th><th style="a">low</th><th></th><td>low</td></table>')
+    docs.pages.plain_headings(nb, docs.metric_labels())
+    assert nb.cells[0].outputs[0].data['text/markdown']=='<table><th>image AUROC</th><th style="a">from</th><th></th><td>low</td></table>'
+
+# --- settings of the site
+
+def test_settings_name_what_is_there(docs):
+    "Links of the bar and of the page for lost readers, the picture of Open Graph, the icon; each page has words in the sidebar."
+    import yaml
+    nbs,web = root/'nbs',yaml.safe_load((root/'_quarto.yml').read_text())['website']
+    linked = [*(o['href'] for o in web['navbar']['left']), *re.findall(r'\]\(/([^)]+)\)', (nbs/'404.qmd').read_text()), web['favicon'], web['open-graph']['image']]
+    assert len(linked)>10 and [o for o in linked if not (nbs/o).is_file()]==[]
+    def items(o): return [x for i in o for x in [i, *items(i.get('contents', []))]]
+    entries = items(yaml.safe_load((nbs/'sidebar.yml').read_text())['website']['sidebar']['contents'])
+    assert all(o.get('text') or o.get('section') for o in entries)
+
+def test_addresses_of_the_site(docs, tmp_path, monkeypatch):
+    f = tmp_path/'nbdev.yml'
+    for url,want in (('', 'website:\n  title: "a"\n'), ('https://me.io/a', 'website:\n  site-url: "https://me.io/a"\n  title: "a"\n')):
+        f.write_text('website:\n  title: "a"\n  site-url: "https://docs.invalid/a"\n')
+        monkeypatch.setattr(docs, 'site_url', url)
+        docs.drop_addresses(f)
+        assert f.read_text()==want
+    (tmp_path/'404.html').write_text('<a href="/a/404.html">x</a><a href="/a/gone.html">y</a>')
+    assert docs.site_faults(tmp_path)==['404.html: /a/gone.html (no such file)']
