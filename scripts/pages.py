@@ -3,6 +3,7 @@
 - Entries of names that one cell exports stand in the order of the cell.
 - Signatures hold no links, and no type of None.
 - A cell of tests alone is folded (in a tutorial it is left out). A cell that uses private names is left out, or folded if it has an output.
+- A tutorial folds its helper functions, and the code that draws its figures.
 - Tables of benchmarks have headings in words.
 - A picture has the width at which its labels are as large as the text, and its text alternative in one line, as Quarto reads it."""
 import ast, json, re
@@ -69,18 +70,25 @@ def fold(cell, summary):
     add_option(cell, 'code-summary', json.dumps(summary))
     add_option(cell, 'code-fold', 'true')
 
+def is_helper(s): return isinstance(s, ast.FunctionDef) and not s.decorator_list
+
+def draws(body): return any(isinstance(n, ast.Name) and n.id=='plt' for s in body for n in ast.walk(s))
+
+def summary(cell, tutorial):
+    "What a folded cell is called; None: it stays open, and an empty text: it is left out."
+    body,shows = parse(cell),bool(outputs(cell))
+    if not body or is_entry(cell): return None
+    if private_names(body): return 'Code' if shows else ''
+    if all(map(is_test, body)) and not shows: return '' if tutorial else 'Tests'
+    if tutorial and pictures(cell) and draws(body): return 'Code of the figure'
+    if tutorial and all(map(is_helper, body)) and not shows: return 'Helper'
+
 def fold_tests(nb, tutorial=False):
     "Folds or removes the cells that a reader of the site does not look for."
-    kept = []
+    said = {id(c): summary(c, tutorial) for c in filter(is_code, nb.cells)}
     for c in nb.cells:
-        body = parse(c) if is_code(c) and not is_entry(c) else []
-        tests = bool(body) and all(map(is_test, body)) and not outputs(c)
-        private = bool(private_names(body))
-        if (private and not outputs(c)) or (tests and tutorial): continue
-        if tests: fold(c, 'Tests')
-        elif private: fold(c, 'Code')
-        kept.append(c)
-    nb.cells = kept
+        if said.get(id(c)): fold(c, said[id(c)])
+    nb.cells = [c for c in nb.cells if said.get(id(c))!='']
 
 # --- tables
 

@@ -173,10 +173,13 @@ def test_tests_and_private_names_step_back(docs, code, private, fate):
     docs.pages.fold_tests(nb)
     assert fate==('gone' if not nb.cells else 'folded' if 'code-fold: true' in nb.cells[0].source else 'shown')
 
-def test_tutorials_leave_tests_out(docs):
-    nb = cells('test_eq(1, 1)', 'a = 1')
+def test_tutorials_show_what_they_teach(docs):
+    nb = cells('test_eq(1, 1)', 'def f(): pass', '@register\ndef g(): pass', 'class C: pass', 'plt.plot(a)', 'plt.plot(a)', 'f()')
+    with_output(nb, 4, image_png='aa')
     docs.pages.fold_tests(nb, tutorial=True)
-    assert [o.source for o in nb.cells]==['a = 1']
+    fate = {o.source.splitlines()[-1]: o.source.splitlines()[1] if 'code-fold' in o.source else '' for o in nb.cells}
+    assert fate=={'def f(): pass': '#| code-summary: "Helper"', 'def g(): pass': '', 'class C: pass': '', 'plt.plot(a)': '', 'f()': ''}
+    assert '#| code-summary: "Code of the figure"' in nb.cells[3].source and len(nb.cells)==6
 
 def test_alternatives_become_one_line(docs):
     nb = cells('#| echo: false\n#| fig-alt: Bricks: one is broken,\n#|   and the map is red there.\nshow()\n#| odd', 'show()')
