@@ -77,7 +77,7 @@ def _left_out(drawn, shared, pro):
                     'version; evaluate the run again.')
     return [tag('p', o, class_='legend') for o in said]
 
-# %% ../../nbs/83_report.comparison.ipynb #922288d1
+# %% ../../nbs/83_report.comparison.ipynb #f97e9ca6
 _curve_titles = {'roc': 'ROC', 'pr': 'Precision and recall', 'pro': 'PRO'}
 
 def _curve_tables(shared, pro):
@@ -232,7 +232,7 @@ def _ranking_link(rows):
     columns = ['model','value','low','high','rank','images','folds']
     return csv_link(pd.DataFrame(rows)[columns], 'comparison.csv', 'Save the ranking (CSV)')
 
-# %% ../../nbs/83_report.comparison.ipynb #b36c26ef
+# %% ../../nbs/83_report.comparison.ipynb #cb32484d
 def _comparison_page(results, rows, parts, interactive):
     "The sections in their order."
     shared = shared_images({k: check_folds(o, k) for k,o in results.items()})
