@@ -2145,7 +2145,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                                                                                         'aead/report/comparison.py'),
                                         'aead.report.comparison.write_comparison': ( 'report.comparison.html#write_comparison',
                                                                                      'aead/report/comparison.py')},
-            'aead.report.html': { 'aead.report.html.Section': ('report.html.html#section', 'aead/report/html.py'),
+            'aead.report.html': { 'aead.report.html._Section': ('report.html.html#_section', 'aead/report/html.py'),
                                   'aead.report.html._attribute': ('report.html.html#_attribute', 'aead/report/html.py'),
                                   'aead.report.html._contents': ('report.html.html#_contents', 'aead/report/html.py'),
                                   'aead.report.html._head': ('report.html.html#_head', 'aead/report/html.py'),

@@ -14,6 +14,7 @@ from aead.viz.images import contour_color
 from .pages import check, EVIL, Page
 
 ASSETS = ('page.css','tools.js','page.js','plots.js','live.js')
+OF_DASHBOARD = ('dashboard.css','thumbnails.css','thumbnails.js')
 
 def test_text_is_escaped_unless_marked():
     assert tag('p', '<', Markup('<br>'), title='"')=='<p title="&#34;">&lt;<br></p>'
@@ -49,7 +50,7 @@ def test_assets_are_installed(name):
     assert '</' not in text and 'url(' not in text and '@import' not in text
 
 def test_no_asset_is_forgotten():
-    assert {o.name for o in (files('aead')/'assets').iterdir()}==set(ASSETS)
+    assert {o.name for o in (files('aead')/'assets').iterdir()}=={*ASSETS, *OF_DASHBOARD}
 
 def test_assets_are_in_the_wheel():
     "`setup.py` lists the folder: a wheel is built from it."
