@@ -2610,6 +2610,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
             'aead.viz.images': { 'aead.viz.images._Figure': ('viz.images.html#_figure', 'aead/viz/images.py'),
                                  'aead.viz.images._Figure.__init__': ('viz.images.html#_figure.__init__', 'aead/viz/images.py'),
                                  'aead.viz.images._Figure._repr_png_': ('viz.images.html#_figure._repr_png_', 'aead/viz/images.py'),
+                                 'aead.viz.images._as_png': ('viz.images.html#_as_png', 'aead/viz/images.py'),
                                  'aead.viz.images._batch': ('viz.images.html#_batch', 'aead/viz/images.py'),
                                  'aead.viz.images._check_pair': ('viz.images.html#_check_pair', 'aead/viz/images.py'),
                                  'aead.viz.images._check_results': ('viz.images.html#_check_results', 'aead/viz/images.py'),

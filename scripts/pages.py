@@ -85,10 +85,16 @@ def summary(cell, tutorial):
 
 def fold_tests(nb, tutorial=False):
     "Folds or removes the cells that a reader of the site does not look for."
-    said = {id(c): summary(c, tutorial) for c in filter(is_code, nb.cells)}
+    kept,last = [],None
     for c in nb.cells:
-        if said.get(id(c)): fold(c, said[id(c)])
-    nb.cells = [c for c in nb.cells if said.get(id(c))!='']
+        said = summary(c, tutorial) if is_code(c) else None
+        if said=='': continue
+        if said=='Tests' and last=='Tests': kept[-1].source += f'\n\n{c.source}'        # one place to open, not two
+        else:
+            if said: fold(c, said)
+            kept.append(c)
+        last = said
+    nb.cells = kept
 
 # --- tables
 

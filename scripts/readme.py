@@ -18,8 +18,8 @@ def alternative(cell):
     return ' '.join(o.lstrip('#| ').strip() for o in found[1].splitlines()) if found else ''
 
 def without_fences(text):
-    "Cards become a list, since GitHub knows no divisions of Pandoc's."
-    text = re.sub(r'^::: \{\.card\}\n(.+)\n\n(.+)\n:::\n\n?', r'- **\1**: \2\n', text, flags=re.M)
+    "Tiles become a list, since GitHub knows no divisions of Pandoc's."
+    text = re.sub(r'^::: \{\.tile\}\n(.+)\n\n(.+)\n:::\n\n?', r'- **\1**: \2\n', text, flags=re.M)
     return re.sub(r'^::: *\n+', '\n', re.sub(r'^::: .*\n+', '', text, flags=re.M), flags=re.M)
 
 def render():

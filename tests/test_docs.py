@@ -173,6 +173,11 @@ def test_tests_and_private_names_step_back(docs, code, private, fate):
     docs.pages.fold_tests(nb)
     assert fate==('gone' if not nb.cells else 'folded' if 'code-fold: true' in nb.cells[0].source else 'shown')
 
+def test_tests_in_a_row_are_one(docs):
+    nb = cells('test_eq(1, 1)', 'test_eq(2, 2)', 'a = 1', 'test_eq(a, 1)')
+    docs.pages.fold_tests(nb)
+    assert [o.source.count('test_eq') for o in nb.cells]==[2,0,1] and nb.cells[0].source.count('code-fold')==1
+
 def test_tutorials_show_what_they_teach(docs):
     nb = cells('test_eq(1, 1)', 'def f(): pass', '@register\ndef g(): pass', 'class C: pass', 'plt.plot(a)', 'plt.plot(a)', 'f()')
     with_output(nb, 4, image_png='aa')

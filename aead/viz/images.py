@@ -28,21 +28,26 @@ from ..calibration import get_decisions, get_tested, outcome
 if TYPE_CHECKING: import torch
 
 # %% ../../nbs/70_viz.images.ipynb #93360a7f
+def _as_png(im):
+    with BytesIO() as f:
+        im.save(f, 'png', optimize=True)
+        return f.getvalue()
+
 def _small_png(found):
     "An embedded PNG with one channel if it is grey, and 64 colours if it is not; a transparent one stays as it is."
     im = Image.open(BytesIO(b64decode(found[1])))
     if im.mode=='RGBA' and im.getchannel('A').getextrema()!=(255,255): return found[0]
     rgb = np.asarray(im.convert('RGB'))
     grey = (rgb==rgb[...,:1]).all()
-    with BytesIO() as f:
-        (im.convert('L') if grey else im.convert('RGB').quantize(64)).save(f, 'png', optimize=True)
-        return f'data:image/png;base64,{b64encode(f.getvalue()).decode()}'
+    png = _as_png(im.convert('L') if grey else im.convert('RGB').quantize(64))
+    if grey and len(png)>.7*rgb[...,0].size: png = _as_png(Image.fromarray(rgb[...,0]//16*16+8))   # noise hides steps
+    return f'data:image/png;base64,{b64encode(png).decode()}'
 
 def _to_svg(fig):
     from IPython.core.pylabtools import print_figure
     svg = print_figure(fig, fmt='svg', bbox_inches='tight', pad_inches=.05, metadata={'Date': None}) or ''
     svg = re.sub(r'data:image/png;base64,\s*([^"]+)', _small_png, svg)
-    svg = re.sub(r'<metadata>.*?</metadata>|<!--.*?-->', '', svg, flags=re.S)
+    svg = re.sub(r'\A.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->|(?<=<g) id="[^"]*"', '', svg, flags=re.S)
     svg = re.sub(r'\d+\.\d{3,}', lambda o: f'{float(o[0]):.5g}', svg)          # a fifth digit is smaller than any pixel
     return re.sub(r'\s*\n\s*', ' ', svg)
 
