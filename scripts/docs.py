@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import yaml
+import pages, yaml
 
 root = Path(__file__).resolve().parent.parent
 nbs = root/'nbs'
@@ -22,6 +22,7 @@ def setting(key):
     return cfg['DEFAULT'].get(key, '').strip()
 
 repo = setting('git_url') # address of the repository; empty until it is known
+site_url = os.environ.get('SITE_URL', '') # where the site will be published; empty for a copy on disk
 
 def notebooks():
     "The pages' sources; scratch begins with an underscore."
@@ -217,26 +218,36 @@ def method_entries():
 
 def entries(cells): return set(re.findall(r'^show_doc\(([\w.]+)', '\n'.join(c.source for c in cells), re.M))
 
+def metric_labels():
+    "Names of the metrics for people."
+    from aead.metrics import METRICS
+    return {k: m.label for k,m in METRICS.items()}
+
 def process(dest, run=True):
     "Writes the notebooks to `dest` as Quarto gets them; `run` makes the signatures of all public names, which takes some twenty seconds."
     from execnb.nbio import read_nb, write_nb
     from nbdev.process import NBProcessor
     from nbdev.processors import FilterDefaults, add_show_docs, exec_show_docs
     procs = [o for o in FilterDefaults().procs() if run or o is not exec_show_docs]
-    procs.insert(procs.index(add_show_docs)+1, method_entries())
+    after = procs.index(add_show_docs)+1
+    procs[after:after] = [pages.entry_order(), method_entries()]
     was,flag = os.getcwd(),os.environ.get('IN_TEST')
     os.chdir(root)
     os.environ['IN_TEST'] = '1'
     try:
         for f in notebooks():
             nb = read_nb(f)
+            pages.join_alternatives(nb)
             NBProcessor(nb=nb, procs=procs).process()
             hold_offline(nb)
+            pages.fold_tests(nb, tutorial=f.parent.name=='tutorials')
+            if f.parent.name=='benchmarks': pages.plain_headings(nb, metric_labels())
+            pages.size_pictures(nb)
             depth = len(f.relative_to(nbs).parts)-1
             for c in nb.cells:
                 if c.cell_type=='markdown': c.source = localize(c.source, depth)
                 for d in (o['data'] for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
-                    d['text/markdown'] = localize(''.join(d['text/markdown']), depth)
+                    d['text/markdown'] = pages.plain_signature(localize(''.join(d['text/markdown']), depth))
             to = Path(dest)/f.relative_to(nbs)
             to.parent.mkdir(parents=True, exist_ok=True)
             write_nb(nb, to)
@@ -254,16 +265,35 @@ def wanted_entries(name):
     def described(k, f): return k[0]!='_' and inspect.isfunction(f) and f.__doc__ and f.__module__==m.__name__
     return [*own, *(f'{n}.{k}' for n,c in own.items() if inspect.isclass(c) for k,f in vars(c).items() if described(k, f) and f.__qualname__==f'{n}.{k}')]
 
+def has_script(data):
+    "Whether an output would run a script in a page: not one that only speaks of it, in code."
+    text = re.sub(r'^```python\n.*?^```|`[^`\n]*`', '', ''.join(data.get('text/markdown', '')), flags=re.S|re.M)
+    return '<script' in text or any('<script' in ''.join(data.get(k, '')) for k in ('text/html','image/svg+xml'))
+
+def output_faults(data):
+    "What an output holds that a page without network cannot show."
+    kinds = {'text/plain','text/markdown','image/png','image/jpeg','image/svg+xml'}
+    return [*sorted(set(data)-kinds), *(['a script'] if has_script(data) else [])]
+
 def page_faults(dest):
-    "Public names without an entry on the page of their module, and outputs that would load something from the network."
-    out,kinds = [],{'text/plain','text/markdown','image/png','image/jpeg','image/svg+xml'}
+    """Public names without an entry on the page of their module, texts of a notebook that its page lacks, links and types of None in signatures,
+    and outputs that would load something from the network."""
+    out = []
     for f in notebooks():
-        cells,name = read(Path(dest)/f.relative_to(nbs)).cells,module_name(f)
-        if name: out += [f'aead.{name}.{n} has no entry on the page of {f.name}' for n in wanted_entries(name) if n not in entries(cells)]
-        for o in (o for c in cells for o in c.get('outputs', [])):
-            odd = sorted(set(o.get('data', {}))-kinds) or ['a script']*('<script' in str(o))
-            if odd: out.append(f"{f.name}: an output with {', '.join(odd)}, which does not hold without network")
+        page,name = read(Path(dest)/f.relative_to(nbs)),module_name(f)
+        if name: out += [f'aead.{name}.{n} has no entry on the page of {f.name}' for n in wanted_entries(name) if n not in entries(page.cells)]
+        out += [f'{f.name}: not on its page: {o}' for o in pages.lost_texts(read(f), page)]
+        for d in (o.get('data', {}) for c in page.cells for o in c.get('outputs', [])):
+            if odd := output_faults(d): out.append(f"{f.name}: an output with {', '.join(odd)}, which does not hold without network")
+            text = ''.join(d.get('text/markdown', ''))
+            if pages.plain_signature(text)!=text: out.append(f'{f.name}: a signature with links or a type of None: {text.split("###")[-1][:40].strip()}')
     return out
+
+def silent_pictures(but=()):
+    "The cells that show a picture without a text alternative, but for the notebooks named."
+    found = [(f, c) for f in notebooks() if f.name not in but for c in read(f).cells if pages.lacks_alternative(c)]
+    linked = [(f, o) for f in notebooks() for o in re.findall(r'!\[\s*\]\(([^)]*)\)', '\n'.join(markdown(f)))]
+    return [*(f'{f.name}: cell {c.id} has a picture, and no fig-alt' for f,c in found), *(f'{f.name}: {o} has no words' for f,o in linked)]
 
 class Page(HTMLParser):
     "Anchors, links, and what a page loads."
@@ -281,10 +311,11 @@ class Page(HTMLParser):
 def is_far(url): return re.match(r'(https?:)?//', url) is not None
 
 def url_fault(site, pages, p, url):
-    "What is wrong with a local address on page `p`, or None."
+    "What is wrong with a local address on page `p`, or None. Addresses that begin with a slash count from where the site is published."
     u = urlsplit(url)
     if u.scheme or u.netloc: return None
-    to = ((site if u.path.startswith('/') else p.parent)/unquote(u.path).lstrip('/')).resolve() if u.path else p
+    path = u.path.removeprefix(urlsplit(site_url).path.rstrip('/')) if u.path.startswith('/') else u.path
+    to = ((site if path.startswith('/') else p.parent)/unquote(path).lstrip('/')).resolve() if path else p
     to = to/'index.html' if to.is_dir() else to
     if not to.exists(): return 'no such file'
     if u.fragment and to in pages and unquote(u.fragment) not in pages[to].ids: return 'no such anchor'
@@ -309,9 +340,10 @@ def check():
     return [*undocumented(), *broken_links(), *sidebar_gaps()]
 
 def drop_addresses(file):
-    "Takes the address of the site, and that of the repository while it is not known, out of Quarto's settings."
+    "Takes the address that nbdev knows of the site, and that of the repository while it is not known, out of Quarto's settings."
     lines = file.read_text(encoding='utf-8').splitlines()
     keep = [o for o in lines if 'site-url' not in o and (repo or 'repo-' not in o)]
+    if site_url: keep = [line for o in keep for line in ([o, f'  site-url: "{site_url}"'] if o.startswith('website:') else [o])]
     file.write_text('\n'.join(keep)+'\n', encoding='utf-8')
 
 def build():

@@ -1,5 +1,5 @@
 "The commands, from a folder to a report, and what they say to bad input."
-import json, os, pickle, re, shutil, subprocess, sys
+import json, os, pickle, re, shlex, shutil, signal, subprocess, sys, time
 from collections import namedtuple
 from pathlib import Path
 
@@ -658,15 +658,84 @@ def test_full_disk_while_saving_the_model(part, tiny, tmp_path, cmd, monkeypatch
     assert cmd('train', '--resume', '--out', out).status==0
     check_run(out)
 
+def printed_command(err):
+    "What a command that was interrupted says to type, in words."
+    return shlex.split(err.strip().rpartition('go on with: aead ')[2])
+
 def test_interrupted_by_hand(part, tiny, tmp_path, cmd, monkeypatch):
     import aead.runs.train as runs
     def stop(*a, **k): raise KeyboardInterrupt
     with monkeypatch.context() as p:
         p.setattr(runs, 'evaluate_run', stop)
-        res = cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/'run')
+        res = cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/'a run')
         assert res.status==130 and 'Traceback' not in res.err
-    assert cmd('train', '--resume', '--out', tmp_path/'run').status==0      # no other option is needed
-    check_run(tmp_path/'run')
+    words = printed_command(res.err)
+    assert words==['train', '--resume', '--out', str(tmp_path/'a run')]
+    assert cmd(*words).status==0                                            # no other option is needed
+    check_run(tmp_path/'a run')
+
+def test_interrupted_before_anything_was_trained(part, tiny, tmp_path, cmd, monkeypatch):
+    import aead.runs.train as runs
+    def stop(*a, **k): raise KeyboardInterrupt
+    monkeypatch.setattr(runs, 'load_data', stop)
+    res = cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/'run')
+    assert res.status==130 and res.err=='aead train: interrupted; nothing was trained yet; start it again with the same options\n'
+    assert not (tmp_path/'run').exists()
+
+@pytest.mark.parametrize('name,args,says', [
+    ('evaluate', ['--run','x'], 'start it again with the same options'), ('demo', ['--out','x'], 'nothing was trained yet'),
+    ('crossval', ['--data','x','--table','t.csv'], 'what is finished is kept in t.csv; start it again with the same options to go on')], ids=lambda o: o if isinstance(o, str) and ' ' not in o else '')
+def test_the_system_ends_a_command(name, args, says, cmd, monkeypatch, tmp_path):
+    "SIGTERM is an interruption; afterwards it is what it was."
+    monkeypatch.chdir(tmp_path)
+    def end(**kw):
+        "Ends at once."
+        os.kill(os.getpid(), signal.SIGTERM)
+    monkeypatch.setitem(cli.commands, name, cli.commands[name]._replace(f=end))
+    monkeypatch.setattr(cli, 'parse', lambda *a: {o[2:]: v for o,v in zip(args[::2], args[1::2])})
+    before = signal.getsignal(signal.SIGTERM)
+    res = cmd(name)
+    assert res.status==143 and res.err.startswith(f'aead {name}: interrupted; {says}') and res.err.count('\n')==1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+def test_ended_within_an_epoch_and_resumed(part, tiny, tmp_path, cmd):
+    "The real command is ended by the system in its first epoch; what it says to type leads to the same weights."
+    args = ['--data', str(part), '--config', str(tiny), '--steps', '150', '--save_every', '0', '--device', 'cpu']
+    out = tmp_path/'run'
+    p = subprocess.Popen([sys.executable, '-m', 'aead', 'train', *args, '--out', str(out)], stderr=subprocess.PIPE, text=True, cwd=root)
+    while p.poll() is None and not (out/'checkpoint.safetensors').is_file(): time.sleep(.02)
+    p.send_signal(signal.SIGTERM)
+    said = p.communicate()[1]
+    assert p.returncode==143 and 'Traceback' not in said and (out/'spent.json').is_file()
+    with safe_open(out/'checkpoint.safetensors', 'pt') as f: rest = json.loads(f.metadata()['run'])
+    assert rest['epoch']==0 and 0 < rest['begun']['batch'] < 150 and not (out/'history.csv').exists()
+    assert cmd(*printed_command(said)).status==0
+    check_run(out)
+    assert cmd('train', *args, '--out', tmp_path/'whole').status==0
+    x,y = (load_file(o/'model.safetensors') for o in (out, tmp_path/'whole'))
+    assert all(torch.equal(x[k], y[k]) for k in x)
+
+def test_a_sign_of_life(monkeypatch, capsys):
+    "Where libraries have to be loaded, and only there."
+    monkeypatch.setattr(cli, '_patience', .05)
+    def wait():
+        with cli._sign_of_life(): time.sleep(.3)
+        return capsys.readouterr().err
+    assert wait()==''
+    monkeypatch.delitem(sys.modules, 'fastai.learner')
+    assert wait()=='loading PyTorch and fastai …\n'
+    with cli._sign_of_life(): pass
+    time.sleep(.2)
+    assert capsys.readouterr().err==''
+
+def test_after_a_command_it_says_where_to_look(part, tiny, tmp_path, cmd):
+    res = cmd('train', '--data', part, '--config', tiny, '--out', tmp_path/'a run', '--device', 'cpu')
+    *_,took,_,look,then = res.out.splitlines()
+    assert re.fullmatch(r'trained and calibrated in \d+ s', took) and look==f'look at {tmp_path}/a run/report.html'
+    words = shlex.split(then.replace('FOLDER', str(part)).replace('scores.csv', str(tmp_path/'s.csv')).replace('heat', str(tmp_path/'heat')))
+    assert words[3:5]==['aead','score'] and cmd(*words[4:]).status==0 and (tmp_path/'s.csv').is_file()
+    assert cmd('evaluate', '--run', tmp_path/'a run').out.endswith(f'\nlook at {tmp_path}/a run/report.html\n')
+    assert cmd('calibrate', '--run', tmp_path/'a run', '--far', .3).out.endswith(f'look at {tmp_path}/a run/report.html\n')
 
 def test_resume_with_nothing_there(tmp_path, cmd):
     refused(cmd('train', '--resume', '--out', tmp_path/'none'), 'resume', tmp_path/'none')

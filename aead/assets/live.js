@@ -1,20 +1,19 @@
-// A slider for the threshold: counts, pictures and plots follow it. An image is its number in the columns of `rows`.
+// A slider for the threshold: counts, command, images that change sides and plots follow it. An image is its number in
+// the columns of `rows`.
 
-const rows = readData('live-rows')
-const figures = readData('live-figures')
+const rows = readData('page-rows')
 
 const all = [...rows.score.keys()]
-const defective = all.filter(i => rows.label[i])
-const good = all.filter(i => !rows.label[i])
+const defective = all.filter(i => rows.label[i] === 1)
+const good = all.filter(i => rows.label[i] === 0)
 
 // Thresholds that flag different images: each score (an image is flagged above the threshold), and one below all.
 const cuts = [...new Set(rows.score)].sort((a, b) => a - b)
 const lowest = cuts[0] - Math.max(1e-9, Math.abs(cuts[0]) * 1e-3)
 const slider = byId('live-slider')
+const mostMoved = 6     // images that change sides, shown as pictures
 
-const plots = {}        // those that are drawn, by name
 let threshold = rows.threshold
-let shown               // the image in the large picture
 let waiting = false     // for the next frame, to update
 
 // --- words
@@ -23,13 +22,8 @@ function isFlagged(i) {
   return rows.score[i] > threshold
 }
 
-function outcome(i) {
-  if (rows.label[i]) return isFlagged(i) ? 'found' : 'missed'
-  return isFlagged(i) ? 'false alarm' : 'passed'
-}
-
-function cssClass(i) {
-  return outcome(i).replace(' ', '-')
+function wasFlagged(i) {
+  return rows.score[i] > rows.threshold
 }
 
 function round(v) {
@@ -42,51 +36,47 @@ function count(flagged, of, words) {
   return `${flagged.length} of ${of.length} ${words} (${percent} %)`
 }
 
-// --- pictures
-
-function makeCard(i, isLarge) {
-  const words = [make('b', '', rows.defect[i]), ` · score ${round(rows.score[i])}`]
-  if (isLarge) {
-    words.push(rows.p[i] === null ? '' : ` · p-value ${round(rows.p[i])}`)
-    words.push(' · ', make('span', cssClass(i), outcome(i)), make('small', '', rows.path[i]))
-  }
-  const alt = `image and heat map of ${rows.path[i]}, ${rows.defect[i]}`
-  const card = makeFigure(`thumb ${cssClass(i)}`, rows.picture[i], alt, words)
-  if (!isLarge) card.addEventListener('click', () => show(i))
-  return card
+function sayCounts(found, alarms) {
+  const said = [count(found, defective, 'defective images are found'), count(alarms, good, 'good images are flagged')]
+  if (defective.length + good.length === 0) said.push(count(all.filter(isFlagged), all, 'images are flagged'))
+  return `${said.filter(text => text).join(', and ')}.`
 }
 
-function show(i) {
-  shown = i
-  byId('live-detail').replaceChildren(makeCard(i, true))
+// --- the command that keeps the threshold: the false-alarm rate is the p-value of the last image that is flagged
+
+// A rate with four digits, never below `p`.
+function roundUp(p) {
+  const digits = Math.ceil(-Math.log10(p)) + 3
+  return +(Math.ceil(p * 10 ** digits - 1e-9) / 10 ** digits).toFixed(digits)
 }
 
-// The first images of a list, and their number in the heading.
-function showStrip(id, images) {
-  const heading = byId(`${id}-n`)
-  if (heading) heading.textContent = ` (${images.length})`
-  const cards = images.slice(0, 6).map(i => makeCard(i, false))
-  byId(id).replaceChildren(...(cards.length ? cards : [make('p', '', 'None.')]))
+function commandRate() {
+  if (threshold === rows.threshold) return rows.far
+  const p = all.filter(isFlagged).map(i => rows.p[i])
+  if (!p.length || p.includes(null)) return null
+  const rate = roundUp(Math.max(...p))
+  return rate < 1 ? rate : null
 }
 
-function byScore(a, b) {
-  return rows.score[a] - rows.score[b]
-}
-
-function nearestFirst() {
-  const distance = i => Math.abs(rows.score[i] - threshold)
-  return [...all].sort((a, b) => distance(a) - distance(b))
+function updateCommand() {
+  const rate = commandRate()
+  byId('live-command').textContent = rate === null ? rows.nothing : rows.command.replace('RATE', rate)
+  byId('live-keeps').hidden = rate === null || threshold === rows.threshold
 }
 
 // --- what follows the threshold
 
+function fill(id, value) {
+  const place = byId(id)
+  if (place) place.textContent = value
+}
+
 function updateCounts(found, alarms) {
-  const said = [count(found, defective, 'defective images are found'), count(alarms, good, 'good images are flagged')]
-  byId('live-said').textContent = `${said.filter(text => text).join(', and ')}.`
-  byId('live-hit').textContent = found.length
-  byId('live-miss').textContent = defective.length - found.length
-  byId('live-alarm').textContent = alarms.length
-  byId('live-pass').textContent = good.length - alarms.length
+  for (const place of document.querySelectorAll('.live-said')) place.textContent = sayCounts(found, alarms)
+  fill('live-hit', found.length)
+  fill('live-miss', defective.length - found.length)
+  fill('live-alarm', alarms.length)
+  fill('live-pass', good.length - alarms.length)
 }
 
 function updateSlider() {
@@ -96,11 +86,27 @@ function updateSlider() {
   byId('live-thr').textContent = text
 }
 
+// The images whose decision the moved threshold turns round; those nearest to it first.
+function updateMoved() {
+  const moved = all.filter(i => isFlagged(i) !== wasFlagged(i))
+  const distance = i => Math.abs(rows.score[i] - threshold)
+  const shown = moved.sort((a, b) => distance(a) - distance(b)).filter(cardOf).slice(0, mostMoved)
+  const none = 'No image changes sides: this is the threshold of the run.'
+  const some = `${moved.length} ${moved.length === 1 ? 'image changes' : 'images change'} sides, these first:`
+  byId('live-moved-said').textContent = threshold === rows.threshold ? none : some
+  byId('live-moved').replaceChildren(...shown.map(copyCard))
+}
+
+// The ring on a curve is its last trace.
+function moveRing(name, x, y) {
+  if (plots[name]) Plotly.restyle(plots[name], {x: [[x]], y: [[y]]}, [plots[name].data.length - 1])
+}
+
 function updatePlots(found, alarms) {
+  const recall = found.length / defective.length
   if (plots.scores) Plotly.relayout(plots.scores, {'shapes[0].x0': threshold, 'shapes[0].x1': threshold})
-  if (!plots.roc) return
-  const point = {x: [[alarms.length / good.length]], y: [[found.length / defective.length]]}
-  Plotly.restyle(plots.roc, point, [plots.roc.data.length - 1])
+  moveRing('roc', alarms.length / good.length, recall)
+  moveRing('pr', recall, found.length / (found.length + alarms.length || NaN))
 }
 
 function update() {
@@ -108,10 +114,8 @@ function update() {
   const alarms = good.filter(isFlagged)
   updateSlider()
   updateCounts(found, alarms)
-  showStrip('live-missed', defective.filter(i => !isFlagged(i)).sort(byScore))
-  showStrip('live-alarms', [...alarms].sort((a, b) => byScore(b, a)))
-  showStrip('live-near', nearestFirst())
-  if (shown !== undefined) show(shown)
+  updateCommand()
+  updateMoved()
   updatePlots(found, alarms)
 }
 
@@ -126,8 +130,6 @@ function setThreshold(v) {
   })
 }
 
-// --- start
-
 // The threshold at place `n` of the slider: one below all scores, or the score number `n`.
 function cutAt(n) {
   return n > 0 ? cuts[n - 1] : lowest
@@ -138,26 +140,15 @@ function flagFrom(i) {
   setThreshold(cutAt(cuts.filter(c => c < rows.score[i]).length))
 }
 
-function draw(name, onClick) {
-  const place = byId(`live-${name}`)
-  if (!place || !figures[name]) return
-  Plotly.newPlot(place, figures[name].data, figures[name].layout, plotSettings).then(plot => {
-    listen(plot, show, i => {
-      show(i)
-      if (onClick) onClick(i)
-    })
-    plots[name] = plot
-    update()
-  })
+// The image nearest to the threshold, of those that have a picture.
+function nearest() {
+  const distance = i => Math.abs(rows.score[i] - threshold)
+  return all.filter(cardOf).reduce((a, b) => distance(b) < distance(a) ? b : a, 0)
 }
 
 slider.max = cuts.length
 slider.addEventListener('input', () => setThreshold(cutAt(+slider.value)))
 byId('live-back').addEventListener('click', () => setThreshold(rows.threshold))
-byId('live').hidden = false
-show(nearestFirst()[0])
 update()
-startPlotly('live-plotly').then(() => {
-  draw('scores')
-  draw('roc', flagFrom)
-}).catch(() => showTooOld('live-plots'))
+preview(nearest())
+drawPlots({roc: flagFrom}, update)

@@ -22,40 +22,31 @@ function make(name, cls, text) {
   return element
 }
 
-// A figure with the picture of an image, or a gap where the file has none. `words`: nodes and texts of its caption.
-function makeFigure(cls, picture, alt, words) {
-  const figure = make('figure', cls)
-  if (picture) {
-    const img = make('img')
-    img.setAttribute('src', picture)
-    img.alt = alt
-    figure.append(img)
-  } else {
-    figure.append(make('div', 'none', 'no picture of it in this file'))
-  }
-  const caption = make('figcaption')
-  caption.append(...words)
-  figure.append(caption)
-  return figure
+function makeButton(text, onClick) {
+  const button = make('button', '', text)
+  button.type = 'button'
+  button.addEventListener('click', onClick)
+  return button
 }
 
 // Runs plotly.js, which the page holds as base64 of a gzip file.
-async function startPlotly(id) {
-  const bytes = Uint8Array.from(atob(byId(id).textContent), c => c.charCodeAt(0))
+async function startPlotly() {
+  const bytes = Uint8Array.from(atob(byId('page-plotly').textContent), c => c.charCodeAt(0))
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))
   const code = await new Response(stream).text()
   document.head.append(Object.assign(document.createElement('script'), {textContent: code}))
 }
 
-// In place of plots that cannot be drawn.
-function showTooOld(id) {
-  const text = 'This browser is too old for interactive plots; the plots above show the same.'
-  byId(id).replaceChildren(make('p', '', text))
-}
-
-// Calls a function with the image of a point (its `customdata`) when the mouse is over it, or when it is clicked.
-function listen(plot, onHover, onClick) {
+// Draws the plot `name` in place of its picture. The functions get the number of an image: under the mouse, clicked.
+async function drawPlot(name, figure, onHover, onClick) {
+  const place = byId(`plot-${name}`)
+  const canvas = make('div', 'canvas')
+  place.append(canvas)
+  place.classList.add('drawn')
+  if (matchMedia('(pointer: coarse)').matches) figure.layout.dragmode = false   // a finger scrolls the page
+  const plot = await Plotly.newPlot(canvas, figure.data, figure.layout, plotSettings)
   const imageOf = event => event.points[0].customdata
-  plot.on('plotly_hover', event => { if (imageOf(event) !== undefined) onHover(imageOf(event)) })
-  plot.on('plotly_click', event => { if (imageOf(event) !== undefined) onClick(imageOf(event)) })
+  plot.on('plotly_hover', event => { if (onHover && imageOf(event) !== undefined) onHover(imageOf(event)) })
+  plot.on('plotly_click', event => { if (onClick && imageOf(event) !== undefined) onClick(imageOf(event)) })
+  return plot
 }

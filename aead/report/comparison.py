@@ -14,11 +14,12 @@ import numpy as np, pandas as pd
 from ..files import atomic_write
 from ..compare import compare_models, get_differences, get_disagreements, get_pairs, check_folds, shared_images
 from ..metrics import METRICS
-from ..viz.images import get_example, overlay, paint_contour, to_rgb
+from ..viz.images import get_example, overlay, to_rgb
 from ..viz.curves import fig_curves, plot_curves
 from ..viz.compare import fig_differences, fig_models, fig_pairs, get_models, plot_pairs
-from .html import chart_tag, data_uri, html_page, jpeg_bytes, section_tag, short_path, table_tag, tag
-from .interactive import dots_section, escape_texts, fit_thumbnails
+from .html import chart_tag, csv_link, html_page, Markup, section_tag, short_path, table_tag, tag
+from .interactive import (
+    card_tag, class_dot, escape_texts, fit_pictures, gallery_tag, make_picture, page_scripts, plot_tag)
 from .run import metric_title
 
 # %% ../../nbs/83_report.comparison.ipynb #c91dee74
@@ -65,21 +66,34 @@ def _with_curves(shared):
     return {k: o for k,o in shared.items() if o.fold.nunique()==1 and o.label.nunique()==2}
 
 # %% ../../nbs/83_report.comparison.ipynb #f5215ad5
-def _curves(shared, pro):
-    "ROC, precision-recall and PRO curves of all runs, and a word about the runs that are left out."
-    drawn,pro = _with_curves(shared),{k: pro[k] for k in shared if k in pro}
-    left,bare = [k for k in shared if k not in drawn],[k for k in shared if k not in pro]
-    kinds = [('roc','ROC'),('pr','precision-recall')] if drawn else []
-    charts = [chart_tag(fig_curves(drawn, k, 200, 3.2), f'{name} curves of all models') for k,name in kinds]
-    if pro: charts.append(chart_tag(fig_curves(pro, 'pro', 0, 3.2), 'PRO curves of all models'))
-    said = []
+def _left_out(drawn, shared, pro):
+    "Which runs have no curves, and why, in sentences."
+    left,bare,said = [k for k in shared if k not in drawn],[k for k in shared if k not in pro],[]
     if left:
         said.append(f'Not drawn: {", ".join(left)}, which has several folds or images of one kind only; '
                     'scores of different folds are never pooled.')
     if bare:
         said.append(f'No curve of the pixels for {", ".join(bare)}: no maps, no masks, or evaluated by an older '
                     'version; evaluate the run again.')
-    return [tag('div', *charts, class_='row'), *[tag('p', o, class_='legend') for o in said]]
+    return [tag('p', o, class_='legend') for o in said]
+
+# %% ../../nbs/83_report.comparison.ipynb #f97e9ca6
+_curve_titles = {'roc': 'ROC', 'pr': 'Precision and recall', 'pro': 'PRO'}
+
+def _curve_tables(shared, pro):
+    "What each kind of curve is drawn from, by run."
+    drawn,pro = _with_curves(shared),{k: pro[k] for k in shared if k in pro}
+    return {k: o for k,o in (('roc',drawn), ('pr',drawn), ('pro',pro)) if o}
+
+def _curves(shared, pro):
+    "ROC, precision-recall and PRO curves of all runs, and a word about the runs that are left out."
+    def part(k, tables):
+        name = _curve_titles[k]
+        still = fig_curves(tables, k, 0 if k=='pro' else 200, 3.2)
+        return tag('div', tag('h3', name), plot_tag(k, still, f'{name} curves of all models'))
+    tables = _curve_tables(shared, pro)
+    parts = [part(k, o) for k,o in tables.items()]
+    return [tag('div', *parts, class_='plots'), *_left_out(tables.get('roc', {}), shared, tables.get('pro', {}))]
 
 # %% ../../nbs/83_report.comparison.ipynb #f7444112
 @dataclass
@@ -92,93 +106,88 @@ class ImageSource:
 
 # %% ../../nbs/83_report.comparison.ipynb #0b64d513
 def _views(path, sources):
-    "An image with its true outline, or None; and by run the heat map over it, None where it is missing."
-    image,maps = None,{}
+    "An image, its mask, and by run the heat map over it; None for what is missing."
+    image,mask,maps = None,None,{}
     for name,s in sources.items():
         e = get_example(s.table.loc[path], s.folder, s.resize)
-        if e['image'] is None: return None, {}
-        if image is None: image = paint_contour(to_rgb(e['image']), e['mask'])
+        if e['image'] is None: return None, None, {}
+        if image is None: image,mask = to_rgb(e['image']),e['mask']
         maps[name] = None if e['amap'] is None else overlay(e['image'], e['amap'], 0, s.heat_max)
-    return image, maps
+    return image, mask, maps
 
 # %% ../../nbs/83_report.comparison.ipynb #7b0d96eb
-def _view(rgb, path, words):
-    "One picture of a card, or a gap where the map is missing."
-    if rgb is None: picture = tag('div', 'no anomaly map', class_='gap', style='aspect-ratio:1')
-    else: picture = tag('img', src=data_uri(jpeg_bytes(rgb, 200)), alt=f'{words}, {short_path(path)}')
-    return tag('figure', picture, tag('figcaption', words))
+def _picture(r, sources):
+    "The image and the heat map of each run side by side, or None where the image cannot be read."
+    image,mask,maps = _views(r.path, sources)
+    if image is None: return None
+    named = {f'{k}: {"defective" if k in r.flagged else "good"}': o for k,o in maps.items()}
+    lost = {k: np.full_like(image, 225) for k,o in named.items() if o is None}
+    p = make_picture({'image': image, **named, **lost}, mask, 256)
+    return replace(p, lacks=tuple(f'anomaly map of {k.rsplit(": ", 1)[0]}' for k in lost))
 
 # %% ../../nbs/83_report.comparison.ipynb #77f1e39c
-def _card(r, sources):
-    "An image as each of the runs sees it."
-    image,maps = _views(r.path, sources)
-    if sources and image is None:
-        gap = tag('div', 'the image cannot be read here', class_='gap', style='aspect-ratio:4')
-        return tag('figure', gap, class_='card')
-    views = [] if image is None else [_view(image, r.path, 'image')]
-    views += [_view(o, r.path, f'{k}: {"defective" if k in r.flagged else "good"}') for k,o in maps.items()]
+def _words(r, scores):
+    "Class, the runs that flag the image, and its score by each run."
     by = f' · flagged by {", ".join(r.flagged) or "none"}'
-    words = tag('figcaption', tag('b', str(r.defect)), by, tag('small', short_path(r.path)))
-    return tag('figure', tag('div', *views, class_='strip'), words, class_='card')
+    more = [tag('span', f' · {k} {o[r.path]:.3g}', class_='nb') for k,o in scores.items()]
+    return Markup('').join([class_dot(r.label), tag('b', str(r.defect)), by, *more])
+
+def _cards(d, sources, scores, most=300):
+    "Cards of the images that can be read, as many as fit."
+    first = d.head(most) if sources else d[:0]
+    pictures = {r.Index: p for r in first.itertuples() if (p := _picture(r, sources)) is not None}
+    uris = fit_pictures(pictures, list(pictures), [])
+    rows = {r.Index: r for r in first.itertuples()}
+    def card(i, uri): return card_tag(pictures[i], uri, short_path(rows[i].path), _words(rows[i], scores), f'image-{i}')
+    return [card(i, uri) for i,uri in uris.items()]
 
 # %% ../../nbs/83_report.comparison.ipynb #0c32987a
-def _disagreements(d, sources):
+def _names(d, scores, most=20):
+    "The first images as a table."
+    def row(r):
+        by = ', '.join(r.flagged) or 'none'
+        return short_path(r.path), str(r.defect), by, *[f'{o[r.path]:.3g}' for o in scores.values()]
+    body = [row(r) for r in d.head(most).itertuples()]
+    return table_tag(('Image','Class','Flagged by',*[f'Score by {k}' for k in scores]), body)
+
+def _disagreements(d, sources, scores):
     "Cards of the images on which runs disagree."
     if d.differ.any(): note = 'Images that some runs flag and others do not, the largest difference of ranks first.'
     else: note = 'No decision differs, or some are missing. These are the images whose ranks differ most.'
-    cards = [_card(r, sources) for r in d.itertuples()]
-    return [tag('p', f'{note} The true defect is outlined.'), tag('div', *cards, class_='cards')]
+    cards = _cards(d, sources, scores)
+    if not cards: return [tag('p', note), _names(d, scores)]
+    note += f' From left to right: the image, and the heat maps of {", ".join(sources)}. The true defect is outlined.'
+    if len(cards)<len(d): note += f' {len(cards)} of {len(d)} images are shown.'
+    return [tag('p', note), gallery_tag(cards)]
 
 # %% ../../nbs/83_report.comparison.ipynb #2ed64480
-def _pairs_chart(shared):
-    "Ranks in the two best runs, for paper."
-    a,b = list(shared)[:2]
-    said = tag('p', f'Each dot is an image: its rank among the scores of {a} and of {b}.')
-    fig = fig_pairs(get_pairs(shared[a], shared[b]), (a,b))
-    return tag('div', said, chart_tag(fig, 'Ranks of the images in the two best runs'), class_='keep')
-
-# %% ../../nbs/83_report.comparison.ipynb #a173866d
-def _thumb(path, sources):
-    "All views of an image in one JPEG, or None; a missing map is grey."
-    image,maps = _views(path, sources)
-    if image is None: return None
-    views = [image, *[np.full_like(image, 225) if o is None else o for o in maps.values()]]
-    return jpeg_bytes(np.concatenate(views, 1), 96*len(views), 80)
-
-# %% ../../nbs/83_report.comparison.ipynb #1ffb604c
-def _pair_thumbs(pairs, sources, most=300):
-    "Thumbnails by row of `pairs`, of the images whose ranks differ most, as many as fit."
-    apart = (pairs.x-pairs.y).abs()
-    first = apart.sort_values(ascending=False, kind='stable').index[:most] if sources else []
-    thumbs = {i: o for i in first if (o := _thumb(pairs.path[i], sources)) is not None}
-    return fit_thumbnails(thumbs, -apart, -1.)
-
-# %% ../../nbs/83_report.comparison.ipynb #e7fa2706
-def _live_plots(shared, pairs, names):
-    "The plots of the interactive section; texts are escaped, since plotly reads HTML in labels."
-    def safe(o): return escape_texts(pd.Series(o, dtype=object)).tolist()
-    plots = {'pairs': plot_pairs(pairs.assign(path=escape_texts(pairs.path.map(short_path))), tuple(safe(names)))}
-    drawn = _with_curves(shared)
-    if drawn:
-        curves = dict(zip(safe(list(drawn)), drawn.values()))
-        legend = dict(x=.98, y=.05, xanchor='right', yanchor='bottom')
-        plots['roc'] = plot_curves(curves, 'roc', 200, 420).update_layout(legend=legend)
-    return plots
-
-# %% ../../nbs/83_report.comparison.ipynb #fa605d4c
-def _live(shared, sources):
-    "The two best runs image by image, and the curves of all, to point at."
-    tables = {k: o.drop_duplicates('path') for k,o in shared.items()}
+def _two_best(tables, at):
+    "Names of the two best runs, and ranks of their images with the number of each image's card."
     names = list(tables)[:2]
     pairs = get_pairs(*[tables[k] for k in names])
-    kept = _pair_thumbs(pairs, sources)
-    score = {k: o.set_index('path').score for k,o in tables.items()}
-    def scores_of(path): return [f'{k}: score {o[path]:.3g}' for k,o in score.items()]
-    captions = [[str(r.defect), *scores_of(r.path), short_path(r.path)] for r in pairs.itertuples()]
-    how = 'A dot under the mouse shows its image.'
-    if kept: how += f' From left to right: the image, and the heat maps of {", ".join(sources)}.'
-    if len(kept)<len(pairs): how += f' {len(kept)} of {len(pairs)} images have a picture here.'
-    return dots_section(_live_plots(shared, pairs, names), captions, kept, 'Image by image', how)
+    return tuple(names), pairs.assign(card=pairs.path.map(at))
+
+def _pairs_section(names, pairs):
+    "Ranks in the two best runs."
+    said = tag('p', f'Each mark is an image: its rank among the scores of {names[0]} and of {names[1]}.')
+    plot = plot_tag('pairs', fig_pairs(pairs, names), 'Ranks of the images in the two best runs')
+    seen = tag('div', tag('h3', 'The image under the mouse'), tag('div', '', id='seen', class_='cards'),
+               class_='seen live screen', hidden='')
+    return section_tag('Image by image', said, tag('div', plot, seen, class_='beside'), cls='keep')
+
+# %% ../../nbs/83_report.comparison.ipynb #e7fa2706
+def _safe(texts): return escape_texts(pd.Series(texts, dtype=object)).tolist()
+
+def _plots(shared, pro, names, pairs):
+    "The plots to point at; texts are escaped, since plotly reads HTML in labels."
+    shown = pairs.assign(path=escape_texts(pairs.path.map(short_path)))
+    plots = {'pairs': plot_pairs(shown, tuple(_safe(names)))}
+    for o in plots['pairs'].data:
+        if o.customdata is not None: o.customdata = pairs.card.to_numpy()[np.asarray(o.customdata, int)]
+    for k,tables in _curve_tables(shared, pro).items():
+        curves = dict(zip(_safe(list(tables)), tables.values()))
+        plots[k] = plot_curves(curves, k, 0 if k=='pro' else 200)
+    return plots
 
 # %% ../../nbs/83_report.comparison.ipynb #ee5e6ead
 @dataclass
@@ -209,21 +218,33 @@ def _costs(rows, costs):
     return tag('div', chart, table_tag(head, body), class_='row')
 
 # %% ../../nbs/83_report.comparison.ipynb #84327cea
+def _several(results, sources, shared, pro, interactive):
+    "The sections on images, and the scripts: of several runs."
+    d = get_disagreements(results, None)
+    tables = {k: o.drop_duplicates('path') for k,o in shared.items()}
+    names,pairs = _two_best(tables, dict(zip(d.path, d.index)))
+    cards = _disagreements(d, sources, {k: o.set_index('path').score for k,o in tables.items()})
+    images = section_tag('Images on which they disagree', *cards, key='images', name='Disagreements')
+    parts = images,_pairs_section(names, pairs)
+    return parts, page_scripts(_plots(shared, pro, names, pairs)) if interactive else ''
+
+def _ranking_link(rows):
+    columns = ['model','value','low','high','rank','images','folds']
+    return csv_link(pd.DataFrame(rows)[columns], 'comparison.csv', 'Save the ranking (CSV)')
+
+# %% ../../nbs/83_report.comparison.ipynb #cb32484d
 def _comparison_page(results, rows, parts, interactive):
     "The sections in their order."
     shared = shared_images({k: check_folds(o, k) for k,o in results.items()})
-    sources,several = _sources(parts, results),len(results)>1
-    differences = get_differences(results, rows[0]['metric'])
+    about = f'{rows[0]["images"]} images that all of them scored'
     top = [tag('h1', f'Comparison of {", ".join(results)}'), tag('p', describe_comparison(rows), class_='verdict'),
-           tag('p', f'{rows[0]["images"]} images that all of them scored', class_='about'),
-           section_tag('Metrics', _ranking(rows)), section_tag('Curves', *_curves(shared, parts.curves)),
-           section_tag('Differences', _differences(rows, differences), cls='keep')]
-    if several:
-        cards = _disagreements(get_disagreements(results), sources)
-        top.append(section_tag('Images on which they disagree', *cards, _pairs_chart(shared)))
-    if several and interactive: top.append(_live(shared, sources))
+           tag('p', about, class_='about'), section_tag('Metrics', _ranking(rows)),
+           section_tag('Differences', _differences(rows, get_differences(results, rows[0]['metric'])), cls='keep'),
+           section_tag('Curves', *_curves(shared, parts.curves), cls='keep')]
+    images,scripts = (),page_scripts() if interactive else ''
+    if len(results)>1: images,scripts = _several(results, _sources(parts, results), shared, parts.curves, interactive)
     costs = section_tag('Quality against cost', _costs(rows, parts.costs), cls='keep')
-    return html_page('Comparison of models', *top, costs)
+    return html_page('Comparison of models', *top, *images, costs, links=[_ranking_link(rows)], scripts=scripts)
 
 # %% ../../nbs/83_report.comparison.ipynb #7c402e7d
 def write_comparison(
@@ -232,7 +253,7 @@ def write_comparison(
     metric:str='image_auroc', # of `image_metrics`, to compare by
     rows:list|None=None, # what `compare_models` gave for them; None: computed
     parts:RunParts|None=None, # curves, images and costs of the runs; None: there are only scores
-    interactive:bool=True # with a section of plots whose points open their image
+    interactive:bool=True # with large pictures, galleries that turn pages, and plots whose points open their image
 )->Path: # `path`
     "Writes a comparison as one file that needs no other."
     rows = compare_models(results, metric) if rows is None else rows

@@ -7,6 +7,7 @@ __all__ = ['get_verdict', 'get_warnings', 'metric_title', 'describe_map', 'RunRe
 
 # %% ../../nbs/82_report.run.ipynb #ff11fd84
 import json
+from collections import namedtuple
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from ..files import atomic_write
 from ..calibration import get_decisions, get_guaranteed, get_tested, outcome, round_rate
 from ..metrics import METRICS
 from ..stats import why_no_interval
-from ..viz.images import describe_example, heat_limit, mask_contour, overlay, to_rgb
-from ..viz.curves import fig_curves, fig_history, fig_scores
-from .html import chart_tag, data_uri, html_page, jpeg_bytes, section_tag, short_path, table_tag, tag
-from .interactive import get_thumbnail, live_section
+from ..viz.images import overlay, to_rgb
+from ..viz.curves import fig_curves, fig_history, fig_scores, plot_history
+from .html import (
+    csv_link, data_uri, fold_tag, html_page, image_bytes, Markup, section_tag, share_tag, short_path, table_tag, tag)
+from .interactive import (
+    card_tag, class_dot, fit_pictures, gallery_tag, make_picture, page_scripts, plot_tag, threshold_plots,
+    threshold_rows, threshold_section)
 
 # %% ../../nbs/82_report.run.ipynb #d3ef9049
 def _num(v):
@@ -116,102 +120,134 @@ def get_warnings(
     return out
 
 # %% ../../nbs/82_report.run.ipynb #c56b1f8a
-_sides = (384,256,192,128,96,64)     # pixels of the longer side, tried in this order
+_Kind = namedtuple('_Kind', 'key title order among brief none')
+_bad,_good = 'defective images','good images'
+_kinds = { # of images: id and title of the gallery, first scores, out of how many, short on paper, said if it is empty
+    'found': _Kind('found', 'Defects found', 'highest', _bad, True, 'None at this threshold.'),
+    'missed': _Kind('missed', 'Missed defects', 'lowest', _bad, False, 'None: every defective image was found.'),
+    'false alarm': _Kind('alarms', 'False alarms', 'highest', _good, False, 'None: no good image was flagged.'),
+    'passed': _Kind('passed', 'Good images that passed', 'highest', _good, True, 'None at this threshold.'),
+    'defective': _Kind('defective', 'Defective images', 'lowest', '', False, ''),
+    'good': _Kind('good', 'Good images', 'highest', '', True, ''),
+    'flagged': _Kind('flagged', 'Flagged images', 'highest', 'images', False, ''),
+    'not flagged': _Kind('unflagged', 'Images that were not flagged', 'highest', 'images', True, ''),
+    'image': _Kind('images', 'All images', 'highest', '', True, '')}
 
-_budget = 1_600_000                  # characters of all pictures of examples together
+_decided = 'found','missed','false alarm','passed'
 
-def _panels(e, vmax):
-    "The three pictures of an example, `h w 3`; None for what is missing."
-    recon,amap = e.get('recon'),e.get('amap')
-    heat = None if amap is None else overlay(e['image'], amap, 0, vmax)
-    return to_rgb(e['image']), None if recon is None else to_rgb(recon), heat
+# %% ../../nbs/82_report.run.ipynb #ecd65651
+def _kind_of(label, decision):
+    "The kind of an image, a key of `_kinds`."
+    known,decided = not pd.isna(label),not pd.isna(decision)
+    if known and decided: return outcome(label, decision)
+    if known: return 'defective' if label==1 else 'good'
+    return ('flagged' if decision==1 else 'not flagged') if decided else 'image'
 
-# %% ../../nbs/82_report.run.ipynb #34c1bf08
-def _photos(examples, vmax):
-    "The three pictures of each example as data URIs, or None, in the largest size in which all of them fit the budget."
-    panels = [_panels(e, vmax) for e in examples]
-    for side in _sides:
-        uris = [[None if o is None else data_uri(jpeg_bytes(o, side)) for o in p] for p in panels]
-        if sum(len(o or '') for p in uris for o in p)<=_budget: break
-    return uris
+def _kinds_of(t):
+    "The kind of each image of a table."
+    label = t.label if 'label' in t else pd.Series(np.nan, t.index)
+    return pd.Series([_kind_of(y, d) for y,d in zip(label, get_decisions(t))], t.index, dtype=object)
 
-# %% ../../nbs/82_report.run.ipynb #32316344
-def _outline(mask):
-    "The outline of the defect as an SVG that lies over the picture."
-    if mask is None or not np.any(mask): return ''
-    h,w = mask.shape
-    points = [' '.join(f'{x+.5:g},{y+.5:g}' for x,y in o) for o in mask_contour(mask, max(h,w)/500)]
-    lines = [tag('polyline', points=p, class_=c) for c in ('dark','light') for p in points]
-    return tag('svg', *lines, viewBox=f'0 0 {w} {h}', preserveAspectRatio='none', aria_hidden='true')
+# %% ../../nbs/82_report.run.ipynb #be5fbb1c
+def _galleries(t, kinds):
+    "The kinds that a page shows, with their rows in the order of their gallery; all four where decisions are known."
+    have = set(_decided) if kinds.isin(_decided).all() else set(kinds)
+    def rows(k): return t[kinds==k].sort_values('score', ascending=_kinds[k].order=='lowest', kind='stable').index
+    return {k: rows(k) for k in _kinds if k in have}
+
+def _by_importance(t, kinds, threshold):
+    "Row labels of mistakes, the worst first, and of all others, the nearest to the threshold first."
+    g = _galleries(t, kinds) if len(t) else {}
+    wrong = [o for k in ('missed','false alarm','flagged') for o in g.get(k, ())]
+    far = (t.score-(t.score.median() if threshold is None else threshold)).abs().sort_values(kind='stable')
+    return wrong, [o for o in far.index if o not in set(wrong)]
 
 # %% ../../nbs/82_report.run.ipynb #26db4b7b
-def _picture(uri, alt, outline, shape, name):
-    "One of the pictures of a card, or a gap of its shape."
-    if uri: return tag('div', tag('img', src=uri, alt=alt), outline, class_='pic')
-    return tag('div', f'no {name}', class_='gap', style=f'aspect-ratio:{shape[1]}/{shape[0]}')
-
-def _caption(e, words):
-    "Class, outcome, score, p-value and file of an example."
-    what = outcome(e['label'], e.get('decision')).replace(' ', '-')
-    more = [tag('span', f' · {o}', class_='nb') for o in words[2:]]
-    said = tag('span', words[1], class_=what)
-    return tag('figcaption', tag('b', words[0]), ' · ', said, *more, tag('small', short_path(e['path'])))
+def _words(row):
+    "Class, score and p-value of an image."
+    label,p = row.get('label'),row.get('p_value')
+    known = tag('b', 'image')
+    if not pd.isna(label): known = class_dot(label)+tag('b', str(row['defect']))
+    more = [f'score {row["score"]:.3g}', *([] if pd.isna(p) else [f'p-value {p:.2g}'])]
+    return Markup('').join([known, *[tag('span', f' · {o}', class_='nb') for o in more]])
 
 # %% ../../nbs/82_report.run.ipynb #0ccb41c0
-def _card(e, uris):
-    "One example: its pictures and what is known about it."
-    words,outline = describe_example(e),_outline(e.get('mask'))
-    alt = f'image {short_path(e["path"])}, {words[0]}' + (', true defect outlined' if outline else '')
-    parts = [('image', alt, outline), ('reconstruction', 'its reconstruction', ''),
-             ('anomaly map', f'its heat map, {words[2]}', '')]
-    pictures = [_picture(u, alt, o, e['image'].shape, name) for u,(name,alt,o) in zip(uris, parts)]
-    return tag('figure', tag('div', *pictures, class_='trio'), _caption(e, words), class_='card')
+def _cards(t, pictures, uris):
+    "A card by row label, of the images that have a picture in the page."
+    at = {k: i for i,k in enumerate(t.index)}
+    def card(k): return card_tag(pictures[k], uris[k], short_path(t.path[k]), _words(t.loc[k]), f'image-{at[k]}')
+    return {k: card(k) for k in t.index if k in uris}
+
+# %% ../../nbs/82_report.run.ipynb #663fb1a8
+def _how_many(n, of, kind):
+    "How many images a gallery holds, and in which order."
+    if n==of: said = [f'All {of} are shown.'] if of>12 else []
+    elif n: said = [f'{n} of {of} are shown; the others are in scores.csv of the run, with their heat maps in maps/.']
+    else: return tag('p', f'No pictures of these {of} images are in this file; scores.csv of the run lists them.')
+    if of>1: said.append(f'The {_kinds[kind].order} scores come first.')
+    brief = tag('p', 'Twelve of them are printed.', class_='legend paper') if _kinds[kind].brief and n>12 else ''
+    return Markup('').join([tag('p', ' '.join(said), class_='legend') if said else '', brief])
+
+# %% ../../nbs/82_report.run.ipynb #38c274c2
+def _gallery(kind, rows, cards, n_class):
+    "The section of one kind of images; `n_class` is the number of images of their class, or of all."
+    o = _kinds[kind]
+    if not len(rows):
+        return section_tag(o.title, tag('p', o.none if n_class else f'The test has no {o.among}.'), key=o.key)
+    shown = [cards[k] for k in rows if k in cards]
+    count = f'{len(rows)} of {n_class} {o.among}' if o.among else f'{len(rows)}'
+    body = _how_many(len(shown), len(rows), kind),gallery_tag(shown, brief=o.brief) if shown else ''
+    if kind in ('passed','not flagged') and shown: body = (fold_tag(f'Show {len(shown)} images', *body),)
+    return section_tag(f'{o.title}: {count}', *body, key=o.key, name=f'{o.title} ({len(rows)})')
 
 # %% ../../nbs/82_report.run.ipynb #9e594553
 _units = {'spread': 'in standard deviations of good images',
           'quantiles': '1 is what one pixel in two hundred of good images exceeds'}
 
-def _legend(vmax, config):
+_how = {'image': 'the image, with the true defect outlined where it is known',
+        'reconstruction': 'its reconstruction, which shows what the model expects',
+        'heat map': 'the heat map, which shows where it is unusual'}
+
+def _scale(vmax, config):
     "The colours of the heat maps."
     bar = overlay(np.full((12,256), .5), np.linspace(0, vmax, 256)[None].repeat(12, 0), 0, vmax)
     alt = 'from transparent over violet and orange to light yellow'
-    img = tag('img', src=data_uri(jpeg_bytes(bar, 256)), alt=alt, class_='bar')
+    img = tag('img', src=data_uri(image_bytes(bar)), alt=alt, class_='scale')
     unit = _units.get(_dict(config, 'detect').get('units'), _units['spread'])
     said = f' {vmax:.3g} and more; {unit}. One scale for all heat maps of this page.'
-    return tag('p', 'Heat map: 0 ', img, said, class_='legend')
+    return tag('p', 'Heat map: 0 ', img, said)
 
-# %% ../../nbs/82_report.run.ipynb #eb604391
-def _cards(examples, metrics):
-    "The cards of each kind of example, and the upper end of their one scale."
-    flat = [e for o in examples.values() for e in o]
-    vmax = _num(metrics.get('heat_max'))
-    if vmax is None or not vmax>0: vmax = heat_limit([e['amap'] for e in flat if e.get('amap') is not None])
-    cards = iter([_card(e, u) for e,u in zip(flat, _photos(flat, vmax))])
-    return {k: [next(cards) for _ in o] for k,o in examples.items()}, vmax
+# %% ../../nbs/82_report.run.ipynb #cdf7a12b
+def _legend(pictures, vmax, config):
+    "What the pictures show, and how to use them."
+    names = {o for p in pictures.values() for o in p.names}
+    if not names: return ''
+    panels = '; '.join(v for k,v in _how.items() if k in names)
+    said = (f'Each picture shows from left to right: {panels}. The score says how unusual an image is; the p-value is '
+            'the share of good images that would score as high.')
+    use = tag('span', ' A click on a picture enlarges it, arrow keys go through the gallery.', class_='screen')
+    heat = _scale(vmax, config) if 'heat map' in names and vmax else ''
+    return tag('div', tag('p', said, use), heat, class_='legend')
 
-# %% ../../nbs/82_report.run.ipynb #694eb4bf
-_titles = { # kind of examples: title with a threshold, title without one, and what is said where there are no images
-    'found': ('Defects that were found', 'Defects with the highest scores', 'No images of defects that were found.'),
-    'missed': ('Defects that were missed', 'Defects with the lowest scores', 'None.'),
-    'false alarms': ('False alarms: good images that were flagged', 'Good images with the highest scores', 'None.'),
-    'borderline': ('Close to the threshold', 'Close to the threshold', '')}
+# %% ../../nbs/82_report.run.ipynb #2c8b5b70
+_classes = [(1, 'defective', ('found','found'), ('missed','missed')),
+            (0, 'good', ('passed','passed'), ('false alarm','false alarms'))]
 
-# %% ../../nbs/82_report.run.ipynb #38c274c2
-_how = ('From left to right: the image, with the true defect outlined where it is known; its reconstruction, which '
-        'shows what the model expects; the heat map, which shows where it is unusual. The score says how unusual; the '
-        'p-value is the share of good images that would score as high.')
+def _part(kind, said, n, label):
+    "The part of a bar that leads to a gallery."
+    cls = f'{"bad" if label else "good"} {"right" if kind in ("found","passed") else "wrong"}'
+    return tag('a', f'{n} {said}', href=f'#{_kinds[kind].key}', class_=cls, style=f'flex:{n} 1 auto')
 
-def _gallery(kind, cards, decided):
-    "The examples of one kind; the first kind comes with an explanation."
-    title,undecided,none = _titles.get(kind, (kind,kind,''))
-    if not decided: title = undecided
-    if not cards: return section_tag(title, tag('p', none)) if none else ''
-    how = tag('p', _how, class_='legend') if kind=='found' else ''
-    return section_tag(title, how, tag('div', *cards, class_='cards'))
+def _bars(kinds):
+    "How many images of each class were decided rightly and wrongly, as bars; nothing where that is not known."
+    n,out = kinds.value_counts(),[]
+    for label,word,*two in _classes:
+        parts = [_part(k, said, n[k], label) for k,said in two if k in n]
+        of = sum(n.get(k, 0) for k,_ in two)
+        if parts: out += [tag('span', class_dot(label), f'{of} {word}'), tag('span', *parts, class_='stack')]
+    return tag('div', *out, class_='bars') if out else ''
 
 # %% ../../nbs/82_report.run.ipynb #4b0ede99
-_twin_side = 256 # longer side of a picture, pixels
-
 _why_twin = {'group': 'the catalog says that both show one part', 'copy': 'the same pixels'}
 
 def _likeness(o):
@@ -220,15 +256,18 @@ def _likeness(o):
     return (f'{o["kind"]}: likeness {o["similarity"]:.4f}; other images that look most like it {o["usual"]:.4f}; '
             f'different parts hardly ever above {o["limit"]:.4f}')
 
+# %% ../../nbs/82_report.run.ipynb #64eb642e
 def _twin_card(o):
     "One pair: a test image and its twin."
-    def uri(x): return None if x is None else data_uri(jpeg_bytes(to_rgb(x), _twin_side))
     a,b = short_path(o['path']),short_path(o['other'])
-    shown = (o.get('image'), f'test image {a}'),(o.get('twin'), f'its twin {b}')
-    pictures = [_picture(uri(x), alt, '', (1,1) if x is None else x.shape, 'image') for x,alt in shown]
-    names = tag('small', f'{a} and {b}')
-    both = tag('div', *pictures, class_='trio', style='grid-template-columns:repeat(2,1fr)')
-    return tag('figure', both, tag('figcaption', _likeness(o), names), class_='card')
+    words,names = _likeness(o),f'{a} and {b}'
+    panels = {f'test image {a}': o.get('image'), f'its twin {b}': o.get('twin')}
+    panels = {k: to_rgb(v) for k,v in panels.items() if v is not None}
+    if panels:
+        p = make_picture(panels, side=256)
+        lost = ', one of them cannot be read' if len(panels)==1 else ''
+        return card_tag(p, data_uri(p.data, 'image/jpeg'), names+lost, words)
+    return tag('figure', tag('figcaption', words, tag('small', f'{names}, which cannot be read')), class_='card')
 
 # %% ../../nbs/82_report.run.ipynb #fadcddbe
 _how_twins = (
@@ -241,11 +280,15 @@ def _group_lines(o):
     "Lines of a `catalog.csv` that say that both images of a pair show one part."
     return '\n'.join(['path,label,group', f'{o["path"]},{o.get("label", 0)},part-1', f'{o["other"]},0,part-1'])
 
-def _twin_section(twins):
-    "The pairs of the audit, or nothing."
-    if not twins: return ''
-    how = tag('p', _how_twins, class_='legend'),tag('pre', _group_lines(twins[0]))
-    return section_tag('Test images with a twin', tag('div', *[_twin_card(o) for o in twins], class_='cards'), *how)
+# %% ../../nbs/82_report.run.ipynb #176d65c0
+def _audit_section(audit, twins):
+    "What the audit found, and its pairs."
+    title,key = 'Leaks between training and test','audit'
+    said = audit.get('text') or 'There was no audit: it needs the images that the model was trained on.'
+    said = tag('p', said[:1].upper()+said[1:])
+    if not twins: return section_tag(title, said, key=key)
+    how = tag('p', _how_twins),tag('pre', _group_lines(twins[0]))
+    return section_tag(title, said, gallery_tag([_twin_card(o) for o in twins]), *how, key=key)
 
 # %% ../../nbs/82_report.run.ipynb #c0dc4f4b
 _reported = ('target_false_alarm_rate','guaranteed_false_alarm_rate','false_alarm_rate','detection_rate',
@@ -271,64 +314,124 @@ def _metric_row(m, key):
     return metric_title(key), _show(key, value), _interval(key, _dict(m, 'ci95').get(key)), METRICS[key].meaning+lost
 
 def _metrics_table(m):
-    return table_tag(('Metric','Value','95 % interval','What it says'), [_metric_row(m, k) for k in _reported])
+    "The metrics; the rate that was asked for is left out where it is the one that is guaranteed."
+    same = m.get('target_false_alarm_rate')==m.get('guaranteed_false_alarm_rate')
+    keys = _reported[1:] if same else _reported
+    return table_tag(('Metric','Value','95 % interval','What it says'), [_metric_row(m, k) for k in keys])
 
 # %% ../../nbs/82_report.run.ipynb #86568196
-def _per_defect(metrics, scores):
+def _found(t):
+    "How many of the images are found, as a bar; a dash where there are no decisions."
+    d = get_decisions(t)
+    return '–' if d.isna().all() else share_tag(int(d.sum()), int(d.notna().sum()))
+
+def _per_defect(metrics, defects):
     "The table of defect classes, the hardest first."
-    defects = scores[scores.label==1] if 'label' in scores else scores[:0]
-    found = {}
-    if len(defects): found = get_decisions(defects).groupby(defects.defect.astype(str)).sum(min_count=1)
-    per = {str(k): v for k,v in _dict(metrics, 'per_defect').items()}
-    if not per: return tag('p', 'There are no defective test images.')
-    auroc = {k: _num(v.get('image_auroc')) for k,v in per.items()}
-    hard = sorted(per, key=lambda k: (auroc[k] is None, auroc[k] or 0))
-    def n_found(k): return '–' if pd.isna(found.get(k, np.nan)) else f'{found[k]:.0f}'
-    rows = [(k, per[k].get('n', '–'), n_found(k), _show('image_auroc', auroc[k])) for k in hard]
+    per = {str(k): _num(v.get('image_auroc')) for k,v in _dict(metrics, 'per_defect').items()}
+    hard = sorted(per, key=lambda k: (per[k] is None, per[k] or 0))
+    name = defects.defect.astype(str)
+    rows = [(k, (name==k).sum(), _found(defects[name==k]), _show('image_auroc', per[k])) for k in hard]
     return table_tag(('Defect','Images','Found',metric_title('image_auroc')), rows)
 
-# %% ../../nbs/82_report.run.ipynb #6a79d004
-def _curve_charts(r):
-    "The curves of all thresholds, each with its area."
-    n = 200 if 'group' in r.scores else 0
-    flagged,defective = get_decisions(r.scores),r.scores.label==1
-    far,found,precision = flagged[~defective].mean(),flagged[defective].mean(),defective[flagged==1].mean()
-    def area(key): return f'{METRICS[key].label} {_show(key, _num(r.metrics.get(key)))}'
-    roc = fig_curves(r.scores, 'roc', n, 3.1, (far,found), area('image_auroc'))
-    pr = fig_curves(r.scores, 'pr', n, 3.1, (found,precision), area('image_ap'))
-    charts = {'ROC curve: detection rate against false-alarm rate': roc, 'Precision-recall curve': pr}
-    if r.pro is not None:
-        pro = fig_curves(r.pro, 'pro', 0, 3.1, None, area('aupro_30'))
-        charts['PRO curve: covered share of each defect against false-positive rate of pixels'] = pro
-    return [chart_tag(o, alt) for alt,o in charts.items()]
+# %% ../../nbs/82_report.run.ipynb #a46bcc84
+_sizes = (0,.001,.005,.01,.02,.05,.1,1)      # shares of the image, from one group to the next
 
-# %% ../../nbs/82_report.run.ipynb #f5ceee9d
-def _curves_said(r):
-    "What the curves show."
-    said = ['ROC: share of the defects that are found against share of the good images that are flagged.',
-            'Precision-recall: share of the flagged images that are defective against share of the defects found.']
-    if r.pro is not None: said.append('PRO: covered share of each defect against share of the good pixels flagged.')
-    if 'group' in r.scores and not why_no_interval(r.scores):
-        said.append('A band shows where the curve lies in 95 of 100 test sets of other parts.')
-    return tag('p', ' '.join(said))
+def _size_name(a, b):
+    if a==0: return f'below {100*b:g} % of the image'
+    return f'{100*a:g} to {100*b:g} %' if b<1 else f'above {100*a:g} %'
+
+def _per_size(defects):
+    "The table of sizes, the smallest first."
+    area = defects.area.astype(float) if 'area' in defects else pd.Series(np.nan, defects.index)
+    known = defects[area>0]
+    if known.empty: return tag('p', 'The sizes of the defects are not known: there are no masks.', class_='legend')
+    group = np.searchsorted(_sizes[1:-1], area[known.index], 'right')
+    rows = [(_size_name(*_sizes[g:g+2]), (group==g).sum(), _found(known[group==g])) for g in np.unique(group)]
+    return table_tag(('Size of the defect','Images','Found'), rows)
+
+# %% ../../nbs/82_report.run.ipynb #2a15f224
+def _defects_section(r):
+    "How many defects of each class and of each size are found."
+    title,key = 'By defect class and size','defects'
+    defects = r.scores[r.scores.label==1] if 'label' in r.scores else r.scores[:0]
+    if defects.empty: return section_tag(title, tag('p', 'There are no defective test images.'), key=key)
+    tables = _per_defect(r.metrics, defects),_per_size(defects)
+    return section_tag(title, tag('div', *tables, class_='row'), key=key)
+
+# %% ../../nbs/82_report.run.ipynb #6a79d004
+_curve_names = {'roc': ('ROC','image_auroc'), 'pr': ('Precision and recall','image_ap'), 'pro': ('PRO','aupro_30')}
+
+_curve_says = {'roc': 'Share of the defective images that are found against share of the good images that are flagged.',
+               'pr': 'Share of the flagged images that are defective against share of the defective images found.',
+               'pro': 'Covered share of each defect against share of the good pixels that are flagged.'}
+
+def _rates(t):
+    "False-alarm rate, detection rate and precision of the decisions; NaN where there are none."
+    flagged,defective = get_decisions(t),t.label==1
+    return flagged[~defective].mean(), flagged[defective].mean(), defective[flagged==1].mean()
+
+# %% ../../nbs/82_report.run.ipynb #21074dff
+def _curve_charts(r):
+    "The curves, each with its area and a line on what it shows."
+    n = 200 if 'group' in r.scores else 0
+    far,found,precision = _rates(r.scores)
+    marks = {'roc': (far,found), 'pr': (found,precision)}
+    figs = {k: fig_curves(r.scores, k, n, 3.1, mark) for k,mark in marks.items()}
+    if r.pro is not None: figs['pro'] = fig_curves(r.pro, 'pro', 0, 3.1)
+    def part(k, fig):
+        name,key = _curve_names[k]
+        area = f' {metric_title(key)} {_show(key, _num(r.metrics.get(key)))} is the area under the curve.'
+        said = tag('p', _curve_says[k], area, class_='legend')
+        return tag('div', tag('h3', name), plot_tag(k, fig, _curve_says[k], k!='pro'), said)
+    return [part(k, o) for k,o in figs.items()]
 
 # %% ../../nbs/82_report.run.ipynb #ed837ad4
+def _has_curves(t): return t.label.nunique()==2
+
 def _curves(r):
     "The section on all thresholds."
-    title = 'Every possible threshold'
-    if 'label' not in r.scores or r.scores.label.nunique()!=2:
-        return section_tag(title, tag('p', 'Needs both good and defective test images.'))
+    title,key = 'Every possible threshold','curves'
+    if not _has_curves(r.scores):
+        return section_tag(title, tag('p', 'Curves need both good and defective test images.'), key=key, name='Curves')
+    now = tag('span', '', class_='live-said')
+    use = 'A click on a point of the ROC curve moves the threshold there: '
+    use = tag('p', use, now, class_='live screen', hidden='')
+    band = 'A band shows where the curve lies in 95 of 100 test sets of other parts.'
+    band = tag('p', band, class_='legend') if 'group' in r.scores and not why_no_interval(r.scores) else ''
     none = 'No curve of the pixels: there are no maps or no masks.'
     none = tag('p', none, class_='legend') if r.pro is None else ''
-    return section_tag(title, _curves_said(r), tag('div', *_curve_charts(r), class_='row'), none, cls='keep')
+    plots = tag('div', *_curve_charts(r), class_='plots keep')
+    return section_tag(title, use, plots, band, none, key=key, name='Curves')
 
 # %% ../../nbs/82_report.run.ipynb #902af59e
-def _score_sections(r, threshold):
-    "Where the scores lie, and the curves of all thresholds."
-    if not len(r.scores): return section_tag('Scores', tag('p', 'There are no scores.'))
-    where = 'There is no threshold.' if threshold is None else 'Right of the line it is flagged.'
-    chart = chart_tag(fig_scores(r.scores, threshold), 'Scores of the test images, a row per class')
-    return section_tag('Scores by class', tag('p', f'Each dot is an image. {where}'), chart, cls='keep') + _curves(r)
+def _start(t, threshold):
+    "The threshold at which the slider begins."
+    good = t.score[t.label==0]
+    return threshold if threshold is not None else float(good.max() if len(good) else t.score.max())
+
+def _said(t, start, decided):
+    "What is flagged at the beginning, in a sentence."
+    flagged = t.score>start
+    words = {1: 'defective images are found', 0: 'good images are flagged'}
+    parts = [f'{flagged[t.label==y].sum()} of {(t.label==y).sum()} {o}' for y,o in words.items() if (t.label==y).any()]
+    said = ', and '.join(parts or [f'{flagged.sum()} of {len(t)} images are flagged'])
+    return f'{said}.' if decided else f'There is no threshold in use. Right of the highest good score, {said}.'
+
+# %% ../../nbs/82_report.run.ipynb #ad7e6693
+def _scores_fig(t, threshold):
+    "The scores of all classes; of all images in one row where no labels are known."
+    if t.label.notna().any(): return fig_scores(t, threshold)
+    fig = fig_scores(t.assign(label=0), threshold)
+    fig.axes[0].set_yticks([0], [f'all ({len(t)})'])
+    return fig
+
+def _scores_section(r, name, threshold):
+    "The scores, the slider, and the command that keeps the threshold."
+    if not len(r.scores): return section_tag('Scores and threshold', tag('p', 'There are no scores.'), key='scores')
+    start = _start(r.scores, threshold)
+    plot = plot_tag('scores', _scores_fig(r.scores, threshold), 'Scores of the test images, a row per class')
+    far = None if threshold is None else _num(get_guaranteed(r.metrics)[0])
+    return threshold_section(r.scores, start, plot, _said(r.scores, start, threshold is not None), name, far)
 
 # %% ../../nbs/82_report.run.ipynb #ace2af91
 def _about(config, metrics):
@@ -355,12 +458,14 @@ def _origins(origins):
     return [tag('p', line(o), class_='about') for o in origins]
 
 # %% ../../nbs/82_report.run.ipynb #67475595
+def _has_history(history): return history is not None and len(history)>0 and 'epoch' in history
+
 def _training(history):
     "The curves of the training."
-    if history is None or not len(history) or 'epoch' not in history:
+    if not _has_history(history):
         none = history is None or 'epoch' not in history
         return tag('p', 'There is no history of the training.' if none else 'Nothing was trained by steps.')
-    return chart_tag(fig_history(history), f'Losses and learning rate over {len(history)} epochs')
+    return plot_tag('history', fig_history(history), f'Losses and learning rate over {len(history)} epochs')
 
 def _yaml(d):
     "Settings as YAML, whatever they hold."
@@ -402,23 +507,13 @@ class RunReport:
     "What the report of a run shows."
     config:dict # settings, nested, shown as YAML; `name` is the title of the page, `run` the folder's name
     metrics:dict # as in `metrics.json`; `heat_max` is the upper end of the heat maps' scale
-    scores:pd.DataFrame # a row per image: `path label defect split score p_value decision`
+    scores:pd.DataFrame # a row per image: `path label defect split score p_value decision`, perhaps `area`, a share
     history:pd.DataFrame|None=None # a row per epoch: `epoch train_loss valid_loss lr`; None: not known
-    examples:dict=field(default_factory=dict) # lists as in `fig_examples`, by kind, such as `found` or `missed`
+    pictures:dict=field(default_factory=dict) # `Picture` by row label of `scores`, as `make_picture` makes them
     notes:tuple=() # warnings, a sentence each
-    thumbs:dict|None=None # JPEG by row label of `scores`, as `get_thumbnail` makes them; None: made of the examples
     pro:pd.DataFrame|None=None # as `get_pro_curve` gives it; None: there are no maps or no masks
     origins:list|tuple=() # of pretrained weights, dicts `name source license sha256`
     twins:list|tuple=() # pairs of the audit by `pick_pairs`, with pictures `image` and `twin`, `h w c` or None
-
-# %% ../../nbs/82_report.run.ipynb #f46fd102
-def _thumbs(r, vmax):
-    "Thumbnails by row label: those of the report, or made of its examples."
-    if r.thumbs is not None: return r.thumbs
-    if 'path' not in r.scores or r.scores.path.duplicated().any(): return {}
-    at = dict(zip(r.scores.path, r.scores.index))
-    shown = [e for o in r.examples.values() for e in o if e['path'] in at]
-    return {at[e['path']]: get_thumbnail(e['image'], e.get('amap'), vmax, e.get('mask')) for e in shown}
 
 # %% ../../nbs/82_report.run.ipynb #57297f20
 def odd_note(
@@ -440,32 +535,90 @@ def _notes(r):
     if not warn: return ''
     return tag('aside', tag('h2', 'Please note'), tag('ul', *[tag('li', o) for o in warn]), class_='warn', role='note')
 
+# %% ../../nbs/82_report.run.ipynb #595c46a7
+def _headline(r):
+    "The verdict; where no labels are known, how many images are flagged."
+    d = get_decisions(r.scores)
+    if r.scores.label.notna().any() or d.isna().all(): return get_verdict(r.metrics)
+    return (f'{_at(r.metrics)}, {d.sum():.0f} of {len(d)} images {"is" if d.sum()==1 else "are"} flagged; how many of '
+            'them are defective is not known, since the test images have no labels.')
+
+# %% ../../nbs/82_report.run.ipynb #bb1443e3
+_most_rows = 20_000                  # of the table in the page
+
+def _links(name, t, kinds):
+    "The table of scores, to be saved."
+    if not 0<len(t)<=_most_rows: return []
+    columns = ['label','defect','score','p_value','decision','answer']
+    table = t[[k for k in columns if k in t]].assign(outcome=kinds)
+    table.insert(0, 'image', [o if not Path(o).is_absolute() else short_path(o) for o in t.path.astype(str)])
+    file = ''.join(o if o.isalnum() else '-' for o in name)[:60]
+    return [csv_link(table, f'{file}-scores.csv', 'Save the scores (CSV)')]
+
+# %% ../../nbs/82_report.run.ipynb #f46fd102
+def _fit_pictures(r, kinds, threshold):
+    "The pictures of the page as data URIs, by row label."
+    pictures = {k: o for k,o in r.pictures.items() if k in r.scores.index}
+    if not pictures: return {}
+    wrong,others = _by_importance(r.scores, kinds, threshold)
+    return fit_pictures(pictures, wrong, others, max(1_500_000, 6_800_000-400*len(r.scores)))
+
 # %% ../../nbs/82_report.run.ipynb #4d4965fb
+def _gallery_sections(r, threshold):
+    "A section for each kind of images."
+    t,kinds = r.scores,_kinds_of(r.scores)
+    cards = _cards(t, r.pictures, _fit_pictures(r, kinds, threshold))
+    n = {'defective images': (t.label==1).sum(), 'good images': (t.label==0).sum()}
+    found = _galleries(t, kinds) if len(t) else {}
+    return [_gallery(k, rows, cards, n.get(_kinds[k].among, len(t))) for k,rows in found.items()]
+
+def _about_sections(r):
+    "Metrics, audit, training and settings."
+    settings = _maps(r.config),fold_tag('All settings, as YAML', tag('pre', _yaml(r.config)))
+    return [section_tag('Metrics', _metrics_table(r.metrics)), _defects_section(r),
+            _audit_section(_dict(r.metrics, 'audit'), r.twins),
+            section_tag('Training', _training(r.history), *_origins(r.origins), cls='keep'),
+            section_tag('Settings', *settings)]
+
+# %% ../../nbs/82_report.run.ipynb #24d0f697
+def _scripts(r, run, threshold):
+    "The scripts of the page, with its plots and what the slider reads."
+    plots,rows = {},''
+    if len(r.scores):
+        start = _start(r.scores, threshold)
+        far = None if threshold is None else _num(get_guaranteed(r.metrics)[0])
+        plots,rows = threshold_plots(r.scores, start, r.pro),threshold_rows(r.scores, start, run, far)
+    if _has_history(r.history): plots['history'] = plot_history(r.history)
+    return page_scripts(plots, rows)
+
+# %% ../../nbs/82_report.run.ipynb #6f1df1a3
 def _report_page(name, r, interactive):
     "The sections in their order."
-    cards,vmax = _cards(r.examples, r.metrics)
-    threshold = _num(r.metrics.get('threshold'))
-    def gallery(kind): return _gallery(kind, cards.get(kind, []), threshold is not None)
-    others = [k for k in cards if k not in _titles]
-    top = [tag('h1', name), tag('p', get_verdict(r.metrics), class_='verdict'), _about(r.config, r.metrics),
-           *_origins(r.origins), _notes(r), _twin_section(r.twins), gallery('found'),
-           _legend(vmax, r.config) if any(cards.values()) else '']
-    middle = [section_tag('Metrics', _metrics_table(r.metrics)), _score_sections(r, threshold),
-              live_section(r.scores, threshold, _thumbs(r, vmax)) if interactive else '',
-              section_tag('By defect class', _per_defect(r.metrics, r.scores))]
-    last = [*[gallery(k) for k in ('missed','false alarms','borderline',*others)],
-            section_tag('Training', _training(r.history), cls='keep'),
-            section_tag('Settings', _maps(r.config), tag('pre', _yaml(r.config)))]
-    return html_page(f'{name}: defect detection', *top, *middle, *last)
+    threshold,run = _num(r.metrics.get('threshold')),str(r.config.get('run') or name)
+    top = [tag('h1', name), tag('p', _headline(r), class_='verdict'), _bars(_kinds_of(r.scores)),
+           _about(r.config, r.metrics), _notes(r), _legend(r.pictures, _num(r.metrics.get('heat_max')), r.config)]
+    body = [*_gallery_sections(r, threshold), _scores_section(r, run, threshold), _curves(r), *_about_sections(r)]
+    links = _links(name, r.scores, _kinds_of(r.scores))
+    scripts = _scripts(r, run, threshold) if interactive else ''
+    return html_page(f'{name}: defect detection', *top, *body, links=links, scripts=scripts)
 
 # %% ../../nbs/82_report.run.ipynb #d5cd2700
+def _completed(scores):
+    "The images that count, with all columns that the page reads."
+    t = get_tested(scores)
+    t = t if 'score' in t else t[:0].assign(score=0.)
+    if not np.isfinite(t.score.astype(float)).all(): raise ValueError('some scores are missing or not finite')
+    names = [f'image {i}' for i in range(len(t))]
+    lacking = {k: v for k,v in dict(label=np.nan, defect='', path=names).items() if k not in t}
+    return t.assign(**lacking)
+
 def write_report(
     path, # file to write, such as `RUN/report.html`; its folder names the run, unless the settings have a `name`
     report:RunReport, # what it shows
-    interactive:bool=True # with a section that moves the threshold
+    interactive:bool=True # with large pictures, galleries that turn pages, plots to point at, and a slider
 )->Path: # `path`
     "Writes the report of a run as one file that needs no other."
-    path,r = Path(path),replace(report, scores=get_tested(report.scores))
+    path,r = Path(path),replace(report, scores=_completed(report.scores))
     name = str(r.config.get('name') or path.resolve().parent.name or 'run')
     page = _report_page(name, r, interactive)
     with atomic_write(path) as p: p.write_text(page, encoding='utf-8', errors='replace')

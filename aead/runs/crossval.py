@@ -6,7 +6,7 @@
 __all__ = ['unseen_auroc', 'scores_file', 'cross_validate', 'summarize_folds']
 
 # %% ../../nbs/87_runs.crossval.ipynb #45262a2c
-import hashlib, json
+import hashlib, json, time
 from itertools import product
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..data.splits import split_catalog
 from ..data.audit import score_baseline
 from ..metrics import image_metrics, per_defect
 from ..stats import group_interval
+from ..progress import describe_time, log
 from .folder import RunFolder
 from .train import train_run
 
@@ -168,6 +169,13 @@ def _make_case(case, settings, data, out, device):
     run = out/'-'.join(str(case[k]) for k in _key).replace(' ', '-')
     return *_run_case(run, cfg, device), RunFolder(run).root        # as the run names its images, behind links too
 
+# %% ../../nbs/87_runs.crossval.ipynb #13c5c3fc
+def _announce(case, k, n, seconds):
+    "Says that case `k` of `n` begins, those that are in the table left out; `seconds`: of the cases before."
+    name,split,fold,seed = (case[o] for o in _key)
+    left = f", about {describe_time(sum(seconds)/len(seconds)*(n-k+1))} left" if seconds else ''
+    log(f"case {k} of {n}: {name}, split {split}, fold {fold}, seed {seed}{left}")
+
 # %% ../../nbs/87_runs.crossval.ipynb #98d47c29
 def cross_validate(
     variants:dict, # by name: settings for `make_config`, such as `{'recipe':'tiles'}`; None: a baseline
@@ -183,12 +191,16 @@ def cross_validate(
     "Trains and evaluates every variant on every fold with every seed, unless the table has the case already."
     for o in (table, scores_file(table)): check_output(o, ('.csv',), b'variant')
     found = _fingerprint((data,layout))
-    for case in _cases(variants, splits, folds, seeds):
-        settings = variants[case['variant']]
-        about = _what(case, settings, (data,layout), found)
-        if _is_made(_read_table(table), case, about): continue
+    def about(case): return _what(case, variants[case['variant']], (data,layout), found)
+    cases = [(o, about(o)) for o in _cases(variants, splits, folds, seeds)]
+    todo,seconds = [o for o in cases if not _is_made(_read_table(table), *o)],[]
+    if len(todo) < len(cases): log(f"{len(cases)-len(todo)} of {len(cases)} cases are in {table} already")
+    for k,(case,what) in enumerate(todo, 1):
+        settings,start = variants[case['variant']],time.monotonic()
+        _announce(case, k, len(todo), seconds)
         row,test,root = _make_case(case, settings, (data,layout), Path(out), device)
-        _keep(Path(table), case, {**row, **about}, test, root)
+        _keep(Path(table), case, {**row, **what}, test, root)
+        seconds.append(time.monotonic()-start)
     return _read_table(table)
 
 # %% ../../nbs/87_runs.crossval.ipynb #bb4c8a31

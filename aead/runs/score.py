@@ -24,9 +24,9 @@ from ..data.splits import groups_needed
 from ..calibration import benjamini_hochberg, get_answers
 from ..detect import Detector, inspect_odd, load_detector
 from ..evaluate import evaluate_catalog, get_metrics, have_pixels
-from ..viz.images import overlay, pick_examples
+from ..viz.images import overlay, to_rgb
 from ..viz.curves import get_curve, get_pro_curve
-from ..report.interactive import get_thumbnail
+from ..report.interactive import make_picture, picture_side
 from ..progress import log, track
 from ..report.run import RunReport, write_report
 from .folder import RunFolder
@@ -40,24 +40,27 @@ def show_progress(
     return track(batches, 'scoring', n, count=lambda b: len(getattr(b, 'rows', [b])))
 
 # %% ../../nbs/85_runs.score.ipynb #51954b0c
-def _thumb_side(n):
-    "Pixels of a thumbnail: smaller ones for many images."
-    return 128 if n<=150 else 96 if n<=400 else 72
-
 def _save_map(path, amap):
     "An anomaly map as float16."
     with atomic_write(path) as p, open(p, 'wb') as f: np.save(f, amap.astype(np.float16))
 
+def _hwc(o): return np.clip(o, 0, 1).transpose(1,2,0)
+
 class _Keeper:
-    "Keeps the maps of test images in files and their thumbnails in memory, batch by batch."
+    "Keeps the maps of test images in files, and their pictures and areas of defects in memory, batch by batch."
     def __init__(self, det, maps, n):
-        self.det,self.maps,self.side,self.thumbs = det,maps,_thumb_side(n),{}
+        self.det,self.maps,self.side = det,maps,picture_side(n)
+        self.pictures,self.areas = {},{}
 
     def __call__(self, rows, b):
         for i in np.flatnonzero(rows.split=='test'):
-            _save_map(self.maps/f'{b.rows[i]:06d}.npy', b.amap[i])
-            image = b.x[i].transpose(1,2,0)
-            self.thumbs[b.rows[i]] = get_thumbnail(image, b.amap[i], self.det.heat_max, b.mask[i], self.side)
+            row = b.rows[i]
+            _save_map(self.maps/f'{row:06d}.npy', b.amap[i])
+            image,mask = _hwc(b.x[i]),b.mask[i] if rows['mask'].iloc[i] else None
+            panels = {'image': to_rgb(image), 'reconstruction': to_rgb(_hwc(b.xr[i])),
+                      'heat map': overlay(image, b.amap[i], 0, self.det.heat_max)}
+            self.pictures[row] = make_picture(panels, mask, self.side)
+            self.areas[row] = np.nan if mask is None else float(mask.mean())
 
 # %% ../../nbs/85_runs.score.ipynb #e14362ea
 def _audit(df, root):
@@ -86,10 +89,18 @@ def _own_audit(run, df):
     if state not in _audits: _audits[state] = {**_audit(df, run.root), 'state': state}
     return _audits[state]
 
+_twin_side = 1024 # longer side of an image of a pair, pixels; larger ones are shrunk
+
+def _shrunk(image):
+    "An image `h w c` of a size that can be kept in memory."
+    h,w = image.shape[:2]
+    k = _twin_side/max(h, w)
+    return resize_image(image, None, (round(k*h), round(k*w)))[0] if k<1 else image
+
 def _twins(audit, root):
     "The pairs of an audit, with their pictures; None where a file cannot be read."
     def picture(p):
-        try: return _shown(read_gray(absolute_path(p, root)).transpose(2,0,1))[0]
+        try: return _shrunk(read_gray(absolute_path(p, root)))
         except (ValueError, OSError): return None
     return [{**o, 'image': picture(o['path']), 'twin': picture(o['other'])} for o in audit.get('pairs', ())]
 
@@ -143,32 +154,6 @@ def _names(cfg, data):
     return {'split': d.split if data is None else 'other data', 'fold': d.fold, 'seed': cfg.train.seed,
             'layout': d.layout, 'category': d.category, 'data': Path(data or d.path or d.layout).name}
 
-# %% ../../nbs/85_runs.score.ipynb #88281b16
-_example_side = 1024 # longer side of an image in a report, pixels; larger ones are shrunk
-
-def _shown(image, mask=None):
-    "An image `c h w`, and its mask, as `h w c` of a size that a page can hold."
-    image,(h,w) = image.transpose(1,2,0),image.shape[1:]
-    k = _example_side/max(h, w)
-    return resize_image(image, mask, (round(k*h), round(k*w)))[:2] if k<1 else (image, mask)
-
-def _example(row, b, i):
-    "One image as the report shows it."
-    known = row[['path','defect','label','score','p_value','decision']]
-    image,mask = _shown(b.x[i], b.mask[i] if row['mask'] else None)
-    recon,amap = np.clip(_shown(b.xr[i])[0], 0, 1),_shown(b.amap[i][None])[0][...,0]
-    return dict(image=image, recon=recon, amap=amap, mask=mask, **known)
-
-# %% ../../nbs/85_runs.score.ipynb #5216a1a7
-def _examples(det, t, n=4):
-    "Images, reconstructions and maps of the test images that tell most, by kind."
-    out = {}
-    for kind,rows in pick_examples(t, n).items():
-        rows = rows.reset_index(drop=True)
-        batches = det.scan(rows) if len(rows) else ()
-        out[kind] = [_example(rows.loc[r], b, i) for b in batches for i,r in enumerate(b.rows)]
-    return out
-
 # %% ../../nbs/85_runs.score.ipynb #777fecdc
 def _write_curves(file, ev, t):
     "All curves that the test images give, as one table; returns the PRO curve, or None."
@@ -181,22 +166,20 @@ def _write_curves(file, ev, t):
     return curves.get('pro')
 
 # %% ../../nbs/85_runs.score.ipynb #ecb24605
-def _write_evaluation(out, run, det, ev, metrics, thumbs):
+def _write_evaluation(out, run, det, ev, metrics, keep):
     "`scores.csv`, `curves.csv`, `report.html`, and last `metrics.json`, which says that all is there."
     save_catalog(ev.table, out/'scores.csv', run.root)
     at = np.flatnonzero(ev.table.split=='test')
     t = ev.table.iloc[at].reset_index(drop=True)
     pro = _write_curves(out/'curves.csv', ev, t)
-    shown = t.assign(path=[relative_path(p, run.root) for p in t.path])
-    examples = _examples(det, t)
-    for o in (e for v in examples.values() for e in v): o['path'] = relative_path(o['path'], run.root)
+    shown = t.assign(path=[relative_path(p, run.root) for p in t.path], area=[keep.areas[j] for j in at])
     audit = metrics['audit'] or {}
     notes = [audit['text']] if audit.get('leaks') else []
     about = f"{metrics['category'] or metrics['data']}, {det.cfg.model}"
     config = {**config_to_dict(det.cfg), 'name': about, 'run': run.name}
-    pictures = {i: thumbs[j] for i,j in enumerate(at)}
+    pictures = {i: keep.pictures[j] for i,j in enumerate(at)}
     twins = _twins(audit, run.root)
-    report = RunReport(config, metrics, shown, run.history, examples, notes, pictures, pro, det.origins, twins)
+    report = RunReport(config, metrics, shown, run.history, pictures, notes, pro, det.origins, twins)
     write_report(out/'report.html', report)
     text = json.dumps(metrics, indent=1, allow_nan=False)
     with atomic_write(out/'metrics.json') as p: p.write_text(text, encoding='utf-8')
@@ -274,7 +257,7 @@ def _evaluate(run, data, layout, category, out, device, skipped):
     metrics = {**get_metrics(counted, det, skipped), **_names(det.cfg, data), 'audit': audit}
     if det.seconds is not None: metrics['minutes'] = round(det.seconds/60, 2)
     if data is not None: metrics['root'] = str(Path(data).resolve())
-    _write_evaluation(out, run, det, ev, metrics, keep.thumbs)
+    _write_evaluation(out, run, det, ev, metrics, keep)
     return metrics
 
 # %% ../../nbs/85_runs.score.ipynb #ad3b7c3c

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator
 
 from ..metrics import METRICS
 from .images import _Figure
-from .curves import _add_points, _corner, _good, _halves, _need, _plain, _styles, _with_positions, make_figure
+from .curves import _add_points, _corner, _halves, _need, _plain, _styles, _with_positions, make_figure
 
 # %% ../../nbs/74_viz.compare.ipynb #197147ff
 def get_models(
@@ -98,7 +98,7 @@ def plot_models(
 def _draw_difference(ax, i, r):
     "A pair as a point with its interval."
     real = r.low>0                                   # False where there is no interval
-    color = _good if real else 'gray'
+    color = 'black' if real else 'gray'
     if pd.notna(r.low): ax.plot([r.low,r.high], [i,i], color=color, lw=2)
     ax.plot(r.difference, i, 'o' if real else 'D', color=color, ms=6)
 

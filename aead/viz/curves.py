@@ -19,11 +19,13 @@ from .images import _check_results, _Figure, _short
 colors = '#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9','#000000'
 _good,_bad = colors[:2]
 _neutral = '#6E7681'               # of a single curve: neither good nor defective; shows on white and on black
+_of_models = *colors[2:6],_neutral # those of good and defective images are left out
 _dashes = (('-','solid'),('--','dash'),('-.','dashdot'),(':','dot'))      # in matplotlib, in plotly
 
 def _styles(names):
     "Colour and dashes of each name."
-    return {k: (colors[i%len(colors)] if k else _neutral, *_dashes[i%len(_dashes)]) for i,k in enumerate(names)}
+    def color(i, k): return _neutral if k=='' else _of_models[i%len(_of_models)]
+    return {k: (color(i, k), *_dashes[i%len(_dashes)]) for i,k in enumerate(names)}
 
 def _plain(ax, **settings):
     "Axes in the style of all pages."

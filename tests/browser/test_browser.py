@@ -207,34 +207,56 @@ def test_clicks_are_quick(show, capsys):
         print(f'\na click on a mark shows its image of 512 px after {statistics.median(took):.0f} ms ({spread})')
     assert len(took)>=10 and statistics.median(took) < 1000
 
-def test_report_from_disk(place, browser):
-    "The static report: no server, no network, no error in the console, every picture there, nothing cut off."
-    context = browser.new_context(viewport={'width': 1280, 'height': 900}, offline=True)
-    page = context.new_page()
-    said,asked = [],[]
-    page.on('console', lambda m: said.append(m.text) if m.type in ('error','warning') else None)
-    page.on('pageerror', lambda e: said.append(str(e)))
-    page.on('request', lambda r: asked.append(r.url) if not r.url.startswith(('file:','data:','blob:')) else None)
-    page.goto((place/'runs/run0/report.html').as_uri())
-    page.wait_for_timeout(1000)
+# --- the report of a run: a file, no server
+
+@pytest.fixture
+def visit(browser):
+    "Opens a page of a folder without a network; whatever its console says, or it asks for, ends the test."
+    opened = []
+    def visit(file, width=1280, scheme='light'):
+        context = browser.new_context(viewport={'width': width, 'height': 900}, color_scheme=scheme, offline=True)
+        page,said = context.new_page(),[]
+        page.set_default_timeout(60_000)
+        page.on('console', lambda m: said.append(m.text) if m.type in ('error','warning') else None)
+        page.on('pageerror', lambda e: said.append(str(e)))
+        page.on('request', lambda r: said.append(r.url) if not r.url.startswith(('file:','data:','blob:')) else None)
+        page.goto(file.as_uri())
+        page.wait_for_function("document.querySelectorAll('.plot').length == document.querySelectorAll('.plot.drawn').length")
+        opened.append((context, said))
+        return page
+    yield visit
+    for context,said in opened:
+        context.close()
+        assert said==[]
+
+@pytest.fixture(scope='session')
+def report_file(place): return place/'runs/run0/report.html'
+
+@pytest.fixture(scope='session')
+def comparison_file(place):
+    from aead.runs.compare import compare_runs
+    compare_runs([place/'runs/run0', place/'runs/run1'], out=place/'comparison.html')
+    return place/'comparison.html'
+
+@pytest.fixture(params=['report','comparison'])
+def any_page(request): return request.getfixturevalue(f'{request.param}_file')
+
+def test_report_from_disk(place, visit, report_file):
+    "The metrics are there, every picture that is shown is there, and every plot is drawn."
+    page = visit(report_file)
     m = json.loads((place/'runs/run0/metrics.json').read_text())
-    assert said==[] and asked==[]
     assert f"{m['image_auroc']:.3f}" in page.inner_text('body')
     assert page.evaluate("[...document.images].every(o => o.complete && o.naturalWidth>0) && document.images.length>3")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    context.close()
+    assert page.locator('.plot .canvas .main-svg').count()>=4
 
-def test_report_answers(place, browser):
-    "The slider of a report moves counts, pictures and plots; a click on the ROC curve moves the slider."
+def test_report_answers(place, visit, report_file):
+    "The slider of a report moves counts, images and plots; a click on the ROC curve moves the slider."
     m,t = read_run(place/'runs/run0')
     good,defective = t.score[t.label==0],t.score[t.label==1]
-    page = browser.new_page(viewport={'width': 1280, 'height': 900})
-    errors = []
-    page.on('pageerror', lambda e: errors.append(str(e)))
-    page.goto((place/'runs/run0/report.html').as_uri())
-    page.wait_for_selector('#live-roc .points path.point')
+    page = visit(report_file)
+    page.wait_for_selector('#plot-roc .points path.point')
     def says(thr):
-        said = page.inner_text('#live-said')
+        said = page.inner_text('#scores output')
         found = f'{(defective>thr).sum()} of {len(defective)} defective images are found' in said
         return found and f'{(good>thr).sum()} of {len(good)} good images are flagged' in said
     wait_until(page, lambda: says(m['threshold']), 5)
@@ -246,14 +268,206 @@ def test_report_answers(place, browser):
         wait_until(page, lambda thr=thr: says(thr), 5)
         assert page.inner_text('#live-pass')==str((good<=thr).sum())
         assert page.inner_text('#live-miss')==str((defective<=thr).sum())
-    page.evaluate("document.getElementById('live-roc').scrollIntoView({block: 'center'})")
+        moved = ((t.score>thr)!=(t.score>m['threshold'])).sum()
+        assert page.inner_text('#live-moved-said').startswith(f'{moved} image') and page.locator('#live-moved img').count()==min(moved, 6)
+    page.evaluate("document.getElementById('plot-roc').scrollIntoView({block: 'center'})")
     page.wait_for_timeout(300)
-    b = page.locator('#live-roc .points path.point').nth(len(good)//2).bounding_box()
+    b = page.locator('#plot-roc .points path.point').nth(len(good)//2).bounding_box()
     page.mouse.move(b['x']+b['width']/2, b['y']+b['height']/2)
     page.wait_for_timeout(300)
     page.mouse.click(b['x']+b['width']/2, b['y']+b['height']/2)
     wait_until(page, lambda: int(page.input_value('#live-slider'))<len(cuts), 5)
     page.locator('#live-back').click()
     wait_until(page, lambda: says(m['threshold']), 5)
-    assert not errors and page.locator('#live-near img').count()==6
-    page.close()
+    assert 'No image changes sides' in page.inner_text('#live-moved-said') and page.locator('#live-moved img').count()==0
+
+def test_report_gives_the_command(place, visit, report_file):
+    "The rate of a moved threshold, given to the calibration, flags what the page flags, and ties."
+    from aead.runs.folder import RunFolder
+    m,t = read_run(place/'runs/run0')
+    c = RunFolder(place/'runs/run0').get_detector('cpu').calibration
+    page = visit(report_file)
+    assert page.inner_text('#live-command')=='aead calibrate --run run0 --far 0.1'
+    cuts = sorted(set(t.score))
+    for n in (len(cuts)*3//4, len(cuts)//2):
+        page.evaluate("v => { const s = document.getElementById('live-slider'); s.value = v; s.dispatchEvent(new Event('input')) }", n)
+        wait_until(page, lambda: '--far 0.1' not in page.inner_text('#live-command')+' ' or page.locator('#live-keeps').is_visible(), 5)
+        flagged = t.score>cuts[n-1]
+        text = page.inner_text('#live-command')
+        if 'No rate' in text: continue
+        far = float(text.split('--far ')[1])
+        kept = t.score>c.threshold(far)[0]
+        assert kept[flagged].all() and set(t.p_value[kept])==set(t.p_value[flagged])
+
+def opened(page): return page.evaluate("document.querySelector('.large').open")
+
+def longest(page):
+    "Id of the longest gallery that is not folded, and the names in it."
+    names = {k: page.locator(f'#{k} .card small').all_text_contents() for k in ('found','missed','alarms')}
+    key = max(names, key=lambda k: len(names[k]))
+    assert len(names[key])>7
+    return key, names[key]
+
+def test_report_shows_pictures_large(visit, report_file, tmp_path_factory):
+    "A click opens a picture, arrow keys go through the gallery and turn its pages, Escape goes back to the last one."
+    page = visit(report_file)
+    key,names = longest(page)
+    gallery = page.locator(f'#{key}')
+    def shown(k): return names[k] in page.inner_text('.large .words') and f'{k+1} of {len(names)}' in page.inner_text('.large .place')
+    assert gallery.locator('.card:visible').count()==6
+    gallery.locator('.strip').nth(1).click()
+    assert opened(page) and shown(1)
+    panels = page.evaluate("[...document.querySelectorAll('.large .view')].map(o => o.getBoundingClientRect().width)")
+    assert len(panels)==3 and min(panels)>2*page.evaluate("document.querySelector('.strip').clientWidth")/3
+    page.screenshot(path=tmp_path_factory.getbasetemp()/'report-large.png')
+    for k in range(2, 8):
+        page.keyboard.press('ArrowRight')
+        assert shown(k)
+    page.keyboard.press('ArrowLeft')
+    assert shown(6)
+    before = page.locator('.large .view svg:visible').count()
+    page.keyboard.press('o')
+    assert page.locator('.large .view svg:visible').count()==0<before
+    page.keyboard.press('End')
+    assert shown(len(names)-1) and page.locator('.large .next').is_disabled()
+    page.keyboard.press('Home')
+    for _ in range(6): page.keyboard.press('ArrowRight')
+    page.keyboard.press('Escape')
+    assert not opened(page) and gallery.locator('.card:visible small').first.text_content()==names[6]
+    assert page.evaluate("document.activeElement.closest('.card').querySelector('small').textContent")==names[6]
+
+def test_report_turns_pages(visit, report_file):
+    "Every image of a gallery is on one page, and none on two."
+    page = visit(report_file)
+    key,names = longest(page)
+    seen = []
+    while True:
+        seen += page.locator(f'#{key} .card:visible small').all_text_contents()
+        following = page.locator(f'#{key} .pager button').last
+        if not following.is_enabled(): break
+        following.click()
+    assert seen==names and len(names)>6
+
+def test_report_points_open_their_image(visit, report_file):
+    "A mark under the mouse shows its image beside the plot, a click shows it large."
+    page = visit(report_file)
+    page.wait_for_selector('#plot-scores .points path.point')
+    page.evaluate("document.getElementById('plot-scores').scrollIntoView({block: 'center'})")
+    page.wait_for_timeout(300)
+    # the last mark of the last row is drawn above all others
+    b = page.locator('#plot-scores .points path.point').last.bounding_box()
+    page.mouse.move(b['x']+b['width']/2, b['y']+b['height']/2)
+    page.wait_for_selector('#plot-scores .hovertext')
+    name = page.inner_text('#seen small')
+    assert name in page.locator('#plot-scores .hovertext').first.text_content()
+    page.mouse.click(b['x']+b['width']/2, b['y']+b['height']/2)
+    wait_until(page, lambda: opened(page), 5)
+    assert name in page.inner_text('.large .words')
+
+# Elements that reach beyond the right edge of the window, but for those in a plot.
+beyond = """() => [...document.querySelectorAll('main *, nav *')].filter(o => !o.closest('svg, .canvas') && o.offsetParent
+    && o.getBoundingClientRect().width && o.getBoundingClientRect().right > innerWidth+1).map(o => o.outerHTML.slice(0, 80))"""
+
+@pytest.mark.parametrize('width', [390,820,1280,1920])
+def test_report_fits_the_window(visit, any_page, width, tmp_path_factory):
+    "Nothing is wider than the window; the contents are at the side of a wide one and folded above a narrow one."
+    page = visit(any_page, width)
+    page.wait_for_timeout(500)
+    page.screenshot(path=tmp_path_factory.getbasetemp()/f'{any_page.stem}-{width}.png', full_page=True)
+    assert page.evaluate('document.documentElement.scrollWidth <= innerWidth') and page.evaluate(beyond)==[]
+    nav,main = page.locator('.contents').bounding_box(),page.locator('main').bounding_box()
+    assert page.evaluate("document.querySelector('.contents details').open")==(width>=1100)
+    if width>=1100: assert nav['x']+nav['width']<=main['x']
+    else: assert nav['y']+nav['height']<=main['y'] and nav['height']<60
+
+def test_report_contents_follow(visit, report_file):
+    "The section in sight is marked, at the side and in the line above a narrow page."
+    for width in (1280, 390):
+        page = visit(report_file, width)
+        for key in ('metrics','missed'):
+            page.evaluate("k => document.getElementById(k).scrollIntoView()", key)
+            page.wait_for_function("k => document.querySelector('.contents [aria-current=true]')?.hash == '#'+k", arg=key)
+        if width==390: assert page.inner_text('.contents summary b').startswith('Missed')
+
+# Texts whose contrast to their ground is too low: computed colours, the nearest ground that is not transparent.
+pale = """() => {
+    const rgb = s => s.match(/[\\d.]+/g).map(Number)
+    const light = c => c.slice(0, 3).map(v => v/255).map(v => v <= .03928 ? v/12.92 : ((v+.055)/1.055)**2.4)
+        .reduce((s, v, i) => s + v*[.2126,.7152,.0722][i], 0)
+    const ground = o => { for (; o; o = o.parentElement) {
+        const c = rgb(getComputedStyle(o).backgroundColor)
+        if (c.length < 4 || c[3] > .9) return c } return [255,255,255] }
+    const contrast = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q-p); return (x+.05)/(y+.05) }
+    const isText = o => o.getClientRects().length && [...o.childNodes].some(n => n.nodeType===3 && n.textContent.trim())
+    const all = [...document.querySelectorAll('body *')].filter(o => isText(o) && !o.closest('.hoverlayer, :disabled, .dot'))
+    const color = o => rgb(getComputedStyle(o)[o.closest('svg') ? 'fill' : 'color'])
+    return all.filter(o => contrast(color(o), ground(o)) < 4.5).map(o => o.outerHTML.slice(0, 120))
+}"""
+
+@pytest.mark.parametrize('scheme', ['light','dark'])
+def test_report_is_readable(visit, any_page, scheme, tmp_path_factory):
+    "Every text, those of the plots as well, has a contrast of at least 4.5; the page follows the scheme."
+    page = visit(any_page, scheme=scheme)
+    page.wait_for_timeout(500)
+    page.screenshot(path=tmp_path_factory.getbasetemp()/f'{any_page.stem}-{scheme}.png', full_page=True)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground=='rgb(255, 255, 255)')==(scheme=='light')
+    assert page.evaluate(pale)==[]
+    page.evaluate("document.querySelector('h1').style.color = '#777'")
+    assert page.evaluate(pale)!=[]                                              # the test can fail
+
+def test_report_scores_are_saved(place, visit, report_file):
+    "Without a network, the link saves the table of the test images."
+    m,t = read_run(place/'runs/run0')
+    page = visit(report_file)
+    with page.expect_download() as d: page.locator('.save').click()
+    saved = pd.read_csv(d.value.path())
+    assert d.value.suggested_filename.endswith('-scores.csv')
+    assert saved.score.tolist()==pytest.approx(t.score.tolist()) and set(saved.outcome)<={'found','missed','false alarm','passed'}
+
+# What is seen, of some parts of a page.
+seen_parts = """() => Object.fromEntries([['contents', '.contents'], ['pager', '.pager'], ['slider', '#live-slider'], ['settings', '#settings pre'],
+    ['plotly', '.canvas'], ['picture', '.plot > img'], ['command', '#live-command']].map(([k, s]) =>
+    [k, [...document.querySelectorAll(s)].filter(o => o.checkVisibility()).length]))"""
+
+def test_report_on_paper(visit, report_file, tmp_path):
+    "Nothing is folded, all misses are there, plots are pictures, and what only a mouse can use is left out."
+    page = visit(report_file, scheme='dark')
+    screen = page.evaluate(seen_parts)
+    assert screen['contents']==1 and screen['settings']==screen['picture']==0 and screen['slider']==1 and screen['plotly']>=4
+    page.pdf(path=tmp_path/'report.pdf')                        # unfolds for the printer, and folds again
+    assert page.evaluate(seen_parts)['settings']==0
+    page.emulate_media(media='print', color_scheme='dark')
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    paper = page.evaluate(seen_parts)
+    assert paper['contents']==paper['pager']==paper['slider']==paper['plotly']==0
+    assert paper['settings']==paper['command']==1 and paper['picture']==screen['plotly']
+    for key in ('missed','alarms'):
+        assert page.locator(f'#{key} .card:visible').count()==page.locator(f'#{key} .card').count()
+    assert page.locator('#found .card:visible').count()==min(12, page.locator('#found .card').count())
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor")=='rgb(255, 255, 255)'
+
+def test_report_without_scripts(browser, report_file):
+    "All cards, a picture of every plot, and nothing that would not answer."
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report_file.as_uri())
+    assert page.locator('.plot > img:visible').count()==page.locator('.plot').count()>=4
+    assert page.locator('#found .card:visible').count()==page.locator('#found .card').count()
+    assert page.locator('.live:visible').count()==0 and page.locator('#live-command:visible').count()==1
+    context.close()
+
+def test_comparison_points_open_their_image(visit, comparison_file):
+    "A mark of the comparison shows the image as both runs see it."
+    page = visit(comparison_file)
+    page.wait_for_selector('#plot-pairs .points path.point')
+    page.evaluate("document.getElementById('plot-pairs').scrollIntoView({block: 'center'})")
+    page.wait_for_timeout(300)
+    b = page.locator('#plot-pairs .points path.point').last.bounding_box()
+    page.mouse.move(b['x']+b['width']/2, b['y']+b['height']/2)
+    page.wait_for_selector('#plot-pairs .hovertext')
+    assert page.inner_text('#seen small') in page.locator('#plot-pairs .hovertext').first.text_content()
+    page.mouse.click(b['x']+b['width']/2, b['y']+b['height']/2)
+    wait_until(page, lambda: opened(page), 5)
+    names = page.locator('.large .panel figcaption').all_text_contents()
+    assert names[0]=='image' and {o.split(':')[0] for o in names[1:]}=={'run0','run1'}
