@@ -86,6 +86,9 @@ def _times_more(what, cfg, few, n, observes):
     return b/max(1, a)
 
 # %% ../nbs/65_estimate.ipynb #f31ff57f
+_more_often = {'looking for odd images': 3, 'measuring likeness': 1.4, 'looking for near-copies': 1.4} # than rehearsed
+_report = 5. # seconds for metrics and report
+
 def _count_steps(cfg, n, keeps):
     "Steps of the training of `n` images, of which copies may be kept."
     passes,batches = get_passes(cfg.train)
@@ -103,7 +106,7 @@ def _grow(stages, cfg, few, n):
             split,copies = ('train', get_copies(cfg, n['train'])) if i==first else ('val', 1)
             times = copies*n[split]/few[split]
         else: times = _times_more(o.what, cfg, few, n, observes)
-        if o.what=='looking for odd images': times *= 3                 # at three moments of a training
+        times *= _more_often.get(o.what, 1)
         yield o.what, o.pace*o.done*times
 
 # %% ../nbs/65_estimate.ipynb #bf279353
@@ -120,7 +123,7 @@ def estimate_stages(
     with rehearsal() as stages, warnings.catch_warnings(), no_random(cfg.train.seed):
         warnings.simplefilter('ignore')
         _rehearse(short, some, read, device)
-    rest = time.monotonic()-start-sum(o.seconds for o in stages)           # takes as long with more images, about
+    rest = time.monotonic()-start-sum(o.seconds for o in stages)+_report   # takes as long with more images, about
     counts = [o.split.value_counts().to_dict() for o in (some, df)]
     t = pd.DataFrame([*_grow(stages, cfg, *counts), ('the rest', rest)], columns=['stage','seconds'])
     t = t.groupby('stage', sort=False, as_index=False).seconds.sum()

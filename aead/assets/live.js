@@ -51,7 +51,7 @@ function roundUp(p) {
 }
 
 function commandRate() {
-  if (threshold === rows.threshold) return rows.far
+  if (threshold === rows.threshold && rows.far !== null) return rows.far
   const p = all.filter(isFlagged).map(i => rows.p[i])
   if (!p.length || p.includes(null)) return null
   const rate = roundUp(Math.max(...p))
@@ -91,9 +91,9 @@ function updateMoved() {
   const moved = all.filter(i => isFlagged(i) !== wasFlagged(i))
   const distance = i => Math.abs(rows.score[i] - threshold)
   const shown = moved.sort((a, b) => distance(a) - distance(b)).filter(cardOf).slice(0, mostMoved)
-  const none = 'No image changes sides: this is the threshold of the run.'
-  const some = `${moved.length} ${moved.length === 1 ? 'image changes' : 'images change'} sides, these first:`
-  byId('live-moved-said').textContent = threshold === rows.threshold ? none : some
+  const some = `${moved.length} ${moved.length === 1 ? 'image changes' : 'images change'} sides`
+  const first = shown.length < moved.length ? ', these first:' : ':'
+  byId('live-moved-said').textContent = moved.length ? some + first : 'No image changes sides.'
   byId('live-moved').replaceChildren(...shown.map(copyCard))
 }
 

@@ -32,7 +32,7 @@ class Picture:
     outline:tuple=() # lines of points `x,y` in thousandths of the first panel's sides
     lacks:tuple=() # names of panels that the run does not have
 
-# %% ../../nbs/81_report.interactive.ipynb #2dea71fe
+# %% ../../nbs/81_report.interactive.ipynb #cf3f8b43
 def _outline(mask):
     "The outline of the true defect as lines of points, in thousandths of the sides; coarser where there are many."
     if mask is None or not np.any(mask): return ()
@@ -42,7 +42,7 @@ def _outline(mask):
     scaled = [np.round((o+.5)*(1000/w,1000/h)).astype(int) for o in lines[:100]]
     return tuple(' '.join(f'{x},{y}' for x,y in o) for o in scaled)
 
-# %% ../../nbs/81_report.interactive.ipynb #4801d092
+# %% ../../nbs/81_report.interactive.ipynb #18ff19c8
 def _panel(rgb, wh):
     return np.asarray(Image.fromarray(rgb).resize(wh, Image.Resampling.BOX, reducing_gap=2.))
 
@@ -60,7 +60,7 @@ def make_picture(
     lacks = tuple(k for k in panels if k not in shown)
     return Picture(image_bytes(strip, 'jpeg', 92), tuple(shown), _outline(mask), lacks)
 
-# %% ../../nbs/81_report.interactive.ipynb #2ab27747
+# %% ../../nbs/81_report.interactive.ipynb #501b03e9
 _sides = (384,320,256,192,160,128,96,72)     # longer side of a panel in pixels, tried in this order
 _around = 700                        # bytes of HTML around a picture
 
@@ -99,7 +99,7 @@ def _fit(pictures, budget):
         out[k] = uri
     return out, used
 
-# %% ../../nbs/81_report.interactive.ipynb #91c99478
+# %% ../../nbs/81_report.interactive.ipynb #42a57533
 def fit_pictures(
     pictures:dict, # `Picture` by key
     first:list, # keys of those that matter most, the most important first
@@ -108,11 +108,11 @@ def fit_pictures(
 )->dict: # data URI by key, without those that do not fit
     "Pictures as they go into a page: as large as fits."
     a,b = ({k: pictures[k] for k in keys if k in pictures} for keys in (first, rest))
-    shown,used = _fit(a, .65*budget if b else budget)
+    shown,used = _fit(a, .5*budget if b else budget)
     others,_ = _fit(b, budget-used)
     return {**shown, **others}
 
-# %% ../../nbs/81_report.interactive.ipynb #d562ef57
+# %% ../../nbs/81_report.interactive.ipynb #6716cf08
 def _svg(outline):
     "The outline as an SVG that lies over the first panel."
     if not outline: return ''
@@ -125,7 +125,7 @@ def class_dot(
     "The mark of a class, as the plots have it."
     return tag('i', '◆' if label==1 else '●', class_=f'dot {"bad" if label==1 else "good"}', aria_hidden='true')
 
-# %% ../../nbs/81_report.interactive.ipynb #6e48aa83
+# %% ../../nbs/81_report.interactive.ipynb #bd18c4a7
 def card_tag(
     picture:Picture, # what it shows
     uri:str, # its file, as `fit_pictures` gives it
@@ -142,7 +142,7 @@ def card_tag(
     return tag('figure', strip, caption, class_='card', style=f'--n:{len(picture.names)}',
                data_panels='|'.join(picture.names), **({'id': key} if key else {}))
 
-# %% ../../nbs/81_report.interactive.ipynb #2f453a2c
+# %% ../../nbs/81_report.interactive.ipynb #11297105
 def gallery_tag(
     cards, # as `card_tag` makes them
     page:int=6, # cards that are shown at a time
@@ -167,7 +167,7 @@ def plot_tag(
     "A plot as a picture, in whose place the script draws another."
     return tag('div', chart_tag(fig, alt), id=f'plot-{name}', class_='plot ringed' if ringed else 'plot')
 
-# %% ../../nbs/81_report.interactive.ipynb #264b9329
+# %% ../../nbs/81_report.interactive.ipynb #9b88101f
 def plots_json(
     plots:dict # plotly figures by name
 )->str: # JSON that is safe inside a script
@@ -196,14 +196,17 @@ def _renumber(fig, at):
         if o.customdata is not None: o.customdata = at[np.asarray(o.customdata, int)]
     return fig
 
-# %% ../../nbs/81_report.interactive.ipynb #c9d3e67b
+# %% ../../nbs/81_report.interactive.ipynb #8046b254
 def _in_house_colors(fig):
     "Diamonds are defective, circles are good, whatever their class."
     for o in fig.data: o.marker.color = colors[int(o.marker.symbol=='diamond')]
     return fig
 
 def _scores_plot(t, threshold):
-    "The plot of scores, good images in the upper row."
+    "The plot of scores, good images in the upper row; all images in one grey row where no labels are known."
+    if t.label.isna().all():
+        fig = plot_scores(t, threshold, 260).update_layout(yaxis_ticktext=['all'])
+        return fig.update_traces(marker_color='#6E7681')
     fig = _in_house_colors(plot_scores(t, threshold, max(260, 110+46*t.defect.nunique())))
     return fig.update_layout(yaxis_autorange='reversed')
 
@@ -212,7 +215,7 @@ def _add_ring(fig):
     marker = dict(symbol='circle-open', size=14, color='black', line_width=2)
     return fig.add_scatter(x=[None], y=[None], mode='markers', name='threshold', hoverinfo='skip', marker=marker)
 
-# %% ../../nbs/81_report.interactive.ipynb #c35e035b
+# %% ../../nbs/81_report.interactive.ipynb #a30c0699
 def threshold_plots(
     scores:pd.DataFrame, # a row per image: `path label defect score`, and perhaps `group`
     threshold:float, # drawn as a line
@@ -271,7 +274,7 @@ def _counts(t, flagged):
             (Markup('').join([class_dot(0), 'good']), cell('alarm', 0, 'false alarms'), cell('pass', 0, 'passed'))]
     return tag('div', table_tag(('','flagged','not flagged'), rows), class_='counts')
 
-# %% ../../nbs/81_report.interactive.ipynb #50511152
+# %% ../../nbs/81_report.interactive.ipynb #2a4cb149
 def calibrate_command(
     run:str, # folder of the run
     far='RATE' # false-alarm rate to guarantee

@@ -135,7 +135,7 @@ _kinds = { # of images: id and title of the gallery, first scores, out of how ma
 
 _decided = 'found','missed','false alarm','passed'
 
-# %% ../../nbs/82_report.run.ipynb #ecd65651
+# %% ../../nbs/82_report.run.ipynb #b919e9b5
 def _kind_of(label, decision):
     "The kind of an image, a key of `_kinds`."
     known,decided = not pd.isna(label),not pd.isna(decision)
@@ -148,7 +148,7 @@ def _kinds_of(t):
     label = t.label if 'label' in t else pd.Series(np.nan, t.index)
     return pd.Series([_kind_of(y, d) for y,d in zip(label, get_decisions(t))], t.index, dtype=object)
 
-# %% ../../nbs/82_report.run.ipynb #be5fbb1c
+# %% ../../nbs/82_report.run.ipynb #5409935c
 def _galleries(t, kinds):
     "The kinds that a page shows, with their rows in the order of their gallery; all four where decisions are known."
     have = set(_decided) if kinds.isin(_decided).all() else set(kinds)
@@ -178,7 +178,7 @@ def _cards(t, pictures, uris):
     def card(k): return card_tag(pictures[k], uris[k], short_path(t.path[k]), _words(t.loc[k]), f'image-{at[k]}')
     return {k: card(k) for k in t.index if k in uris}
 
-# %% ../../nbs/82_report.run.ipynb #663fb1a8
+# %% ../../nbs/82_report.run.ipynb #53e8d9f6
 def _how_many(n, of, kind):
     "How many images a gallery holds, and in which order."
     if n==of: said = [f'All {of} are shown.'] if of>12 else []
@@ -217,7 +217,7 @@ def _scale(vmax, config):
     said = f' {vmax:.3g} and more; {unit}. One scale for all heat maps of this page.'
     return tag('p', 'Heat map: 0 ', img, said)
 
-# %% ../../nbs/82_report.run.ipynb #cdf7a12b
+# %% ../../nbs/82_report.run.ipynb #b68ca798
 def _legend(pictures, vmax, config):
     "What the pictures show, and how to use them."
     names = {o for p in pictures.values() for o in p.names}
@@ -229,7 +229,7 @@ def _legend(pictures, vmax, config):
     heat = _scale(vmax, config) if 'heat map' in names and vmax else ''
     return tag('div', tag('p', said, use), heat, class_='legend')
 
-# %% ../../nbs/82_report.run.ipynb #2c8b5b70
+# %% ../../nbs/82_report.run.ipynb #5826cc16
 _classes = [(1, 'defective', ('found','found'), ('missed','missed')),
             (0, 'good', ('passed','passed'), ('false alarm','false alarms'))]
 
@@ -256,7 +256,7 @@ def _likeness(o):
     return (f'{o["kind"]}: likeness {o["similarity"]:.4f}; other images that look most like it {o["usual"]:.4f}; '
             f'different parts hardly ever above {o["limit"]:.4f}')
 
-# %% ../../nbs/82_report.run.ipynb #64eb642e
+# %% ../../nbs/82_report.run.ipynb #6e796d7f
 def _twin_card(o):
     "One pair: a test image and its twin."
     a,b = short_path(o['path']),short_path(o['other'])
@@ -280,7 +280,7 @@ def _group_lines(o):
     "Lines of a `catalog.csv` that say that both images of a pair show one part."
     return '\n'.join(['path,label,group', f'{o["path"]},{o.get("label", 0)},part-1', f'{o["other"]},0,part-1'])
 
-# %% ../../nbs/82_report.run.ipynb #176d65c0
+# %% ../../nbs/82_report.run.ipynb #3ea9130e
 def _audit_section(audit, twins):
     "What the audit found, and its pairs."
     title,key = 'Leaks between training and test','audit'
@@ -313,10 +313,11 @@ def _metric_row(m, key):
     lost = f' Not available: {why}.' if value is None and why else ''
     return metric_title(key), _show(key, value), _interval(key, _dict(m, 'ci95').get(key)), METRICS[key].meaning+lost
 
-def _metrics_table(m):
-    "The metrics; the rate that was asked for is left out where it is the one that is guaranteed."
+def _metrics_table(m, labelled):
+    "The metrics; left out are those that need labels where there are none, and a rate that is said already."
     same = m.get('target_false_alarm_rate')==m.get('guaranteed_false_alarm_rate')
-    keys = _reported[1:] if same else _reported
+    keys = [k for k in (_reported[1:] if same else _reported) if labelled or _num(m.get(k)) is not None]
+    if not keys: return tag('p', 'Metrics need test images with labels.')
     return table_tag(('Metric','Value','95 % interval','What it says'), [_metric_row(m, k) for k in keys])
 
 # %% ../../nbs/82_report.run.ipynb #86568196
@@ -333,7 +334,7 @@ def _per_defect(metrics, defects):
     rows = [(k, (name==k).sum(), _found(defects[name==k]), _show('image_auroc', per[k])) for k in hard]
     return table_tag(('Defect','Images','Found',metric_title('image_auroc')), rows)
 
-# %% ../../nbs/82_report.run.ipynb #a46bcc84
+# %% ../../nbs/82_report.run.ipynb #639db995
 _sizes = (0,.001,.005,.01,.02,.05,.1,1)      # shares of the image, from one group to the next
 
 def _size_name(a, b):
@@ -349,12 +350,12 @@ def _per_size(defects):
     rows = [(_size_name(*_sizes[g:g+2]), (group==g).sum(), _found(known[group==g])) for g in np.unique(group)]
     return table_tag(('Size of the defect','Images','Found'), rows)
 
-# %% ../../nbs/82_report.run.ipynb #2a15f224
+# %% ../../nbs/82_report.run.ipynb #7a10e948
 def _defects_section(r):
-    "How many defects of each class and of each size are found."
+    "How many defects of each class and of each size are found; nothing where no defective images are known."
     title,key = 'By defect class and size','defects'
-    defects = r.scores[r.scores.label==1] if 'label' in r.scores else r.scores[:0]
-    if defects.empty: return section_tag(title, tag('p', 'There are no defective test images.'), key=key)
+    defects = r.scores[r.scores.label==1]
+    if defects.empty: return ''
     tables = _per_defect(r.metrics, defects),_per_size(defects)
     return section_tag(title, tag('div', *tables, class_='row'), key=key)
 
@@ -417,7 +418,7 @@ def _said(t, start, decided):
     said = ', and '.join(parts or [f'{flagged.sum()} of {len(t)} images are flagged'])
     return f'{said}.' if decided else f'There is no threshold in use. Right of the highest good score, {said}.'
 
-# %% ../../nbs/82_report.run.ipynb #ad7e6693
+# %% ../../nbs/82_report.run.ipynb #d76ae0d3
 def _scores_fig(t, threshold):
     "The scores of all classes; of all images in one row where no labels are known."
     if t.label.notna().any(): return fig_scores(t, threshold)
@@ -535,7 +536,7 @@ def _notes(r):
     if not warn: return ''
     return tag('aside', tag('h2', 'Please note'), tag('ul', *[tag('li', o) for o in warn]), class_='warn', role='note')
 
-# %% ../../nbs/82_report.run.ipynb #595c46a7
+# %% ../../nbs/82_report.run.ipynb #d3885c00
 def _headline(r):
     "The verdict; where no labels are known, how many images are flagged."
     d = get_decisions(r.scores)
@@ -543,7 +544,7 @@ def _headline(r):
     return (f'{_at(r.metrics)}, {d.sum():.0f} of {len(d)} images {"is" if d.sum()==1 else "are"} flagged; how many of '
             'them are defective is not known, since the test images have no labels.')
 
-# %% ../../nbs/82_report.run.ipynb #bb1443e3
+# %% ../../nbs/82_report.run.ipynb #de707604
 _most_rows = 20_000                  # of the table in the page
 
 def _links(name, t, kinds):
@@ -561,26 +562,28 @@ def _fit_pictures(r, kinds, threshold):
     pictures = {k: o for k,o in r.pictures.items() if k in r.scores.index}
     if not pictures: return {}
     wrong,others = _by_importance(r.scores, kinds, threshold)
-    return fit_pictures(pictures, wrong, others, max(1_500_000, 6_800_000-400*len(r.scores)))
+    return fit_pictures(pictures, wrong, others, max(1_500_000, 7_400_000-400*len(r.scores)))
 
 # %% ../../nbs/82_report.run.ipynb #4d4965fb
 def _gallery_sections(r, threshold):
     "A section for each kind of images."
     t,kinds = r.scores,_kinds_of(r.scores)
     cards = _cards(t, r.pictures, _fit_pictures(r, kinds, threshold))
-    n = {'defective images': (t.label==1).sum(), 'good images': (t.label==0).sum()}
-    found = _galleries(t, kinds) if len(t) else {}
-    return [_gallery(k, rows, cards, n.get(_kinds[k].among, len(t))) for k,rows in found.items()]
+    count = {_bad: (t.label==1).sum(), _good: (t.label==0).sum()}
+    n = {k: count.get(o.among, len(t)) for k,o in _kinds.items()}
+    shown = _galleries(t, kinds) if len(t) else {}
+    # one sentence is enough for a class without images
+    return [_gallery(k, rows, cards, n[k]) for k,rows in shown.items() if n[k] or k in ('missed','passed')]
 
 def _about_sections(r):
     "Metrics, audit, training and settings."
     settings = _maps(r.config),fold_tag('All settings, as YAML', tag('pre', _yaml(r.config)))
-    return [section_tag('Metrics', _metrics_table(r.metrics)), _defects_section(r),
+    return [section_tag('Metrics', _metrics_table(r.metrics, r.scores.label.notna().any())), _defects_section(r),
             _audit_section(_dict(r.metrics, 'audit'), r.twins),
             section_tag('Training', _training(r.history), *_origins(r.origins), cls='keep'),
             section_tag('Settings', *settings)]
 
-# %% ../../nbs/82_report.run.ipynb #24d0f697
+# %% ../../nbs/82_report.run.ipynb #921c29a6
 def _scripts(r, run, threshold):
     "The scripts of the page, with its plots and what the slider reads."
     plots,rows = {},''
@@ -591,7 +594,7 @@ def _scripts(r, run, threshold):
     if _has_history(r.history): plots['history'] = plot_history(r.history)
     return page_scripts(plots, rows)
 
-# %% ../../nbs/82_report.run.ipynb #6f1df1a3
+# %% ../../nbs/82_report.run.ipynb #df240111
 def _report_page(name, r, interactive):
     "The sections in their order."
     threshold,run = _num(r.metrics.get('threshold')),str(r.config.get('run') or name)

@@ -27,7 +27,7 @@ from ..evaluate import evaluate_catalog, get_metrics, have_pixels
 from ..viz.images import overlay, to_rgb
 from ..viz.curves import get_curve, get_pro_curve
 from ..report.interactive import make_picture, picture_side
-from ..progress import log, track
+from ..progress import log, Progress, track
 from ..report.run import RunReport, write_report
 from .folder import RunFolder
 
@@ -254,10 +254,12 @@ def _evaluate(run, data, layout, category, out, device, skipped):
     files = [f'maps/{i:06d}.npy' if s=='test' else '' for i,s in enumerate(df.split)]
     ev = ev._replace(table=ev.table.assign(amap=files))
     counted = ev._replace(table=pd.concat([train, ev.table]))
-    metrics = {**get_metrics(counted, det, skipped), **_names(det.cfg, data), 'audit': audit}
-    if det.seconds is not None: metrics['minutes'] = round(det.seconds/60, 2)
-    if data is not None: metrics['root'] = str(Path(data).resolve())
-    _write_evaluation(out, run, det, ev, metrics, keep)
+    with Progress('writing the report', 2, 'parts') as progress:
+        metrics = {**get_metrics(counted, det, skipped), **_names(det.cfg, data), 'audit': audit}
+        if det.seconds is not None: metrics['minutes'] = round(det.seconds/60, 2)
+        if data is not None: metrics['root'] = str(Path(data).resolve())
+        progress.add()
+        _write_evaluation(out, run, det, ev, metrics, keep)
     return metrics
 
 # %% ../../nbs/85_runs.score.ipynb #ad3b7c3c

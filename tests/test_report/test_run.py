@@ -11,7 +11,7 @@ from aead.config import Config, DetectConfig, config_to_dict
 from aead.metrics import METRICS, PixelMetrics
 from aead.report.interactive import fit_pictures, make_picture
 from aead.report.run import describe_map, get_verdict, get_warnings, metric_title, RunReport, write_report
-from aead.viz.curves import get_pro_curve
+from aead.viz.curves import colors, get_pro_curve
 
 from .pages import check, EVIL, metrics, Page, picture, pictures, read, scores, titles
 
@@ -78,6 +78,12 @@ EMPTY = {'all found': (dict(decision=1, label=1), 'missed', 'None: every defecti
          'no good images': (dict(label=1), 'passed', 'The test has no good images.'),
          'no defects': (dict(label=0), 'missed', 'The test has no defective images.')}
 
+def test_a_class_without_images_is_one_sentence(tmp_path):
+    "Neither found, nor missed, nor of any class or size."
+    page = report(tmp_path, scores=scores().assign(label=0))[1]
+    assert set(galleries(page))=={'missed','alarms','passed','scores','curves','metrics','audit','training','settings'}
+    assert Page(page).text.count('no defective images')==1
+
 @pytest.mark.parametrize('change,key,says', EMPTY.values(), ids=EMPTY)
 def test_an_empty_gallery_is_one_sentence(tmp_path, change, key, says):
     page = report(tmp_path, scores=scores().assign(**change))[1]
@@ -102,6 +108,10 @@ def test_without_labels(tmp_path):
     assert f'{n} of 40 images are flagged; how many of them are defective is not known' in o.text
     assert [len(galleries(page)[k]) for k in ('flagged','unflagged')]==[n, 40-n]
     assert 'Curves need both good and defective test images.' in o.text and 'class="counts"' not in page
+    assert 'Good images' not in o.text and not [k for k in titles(page) if 'defect' in k.lower()]
+    plot = read(page, 'page-figures')['scores']
+    assert plot['layout']['yaxis']['ticktext']==['all'] and not {m['marker']['color'] for m in plot['data']} & set(colors[:2])
+    assert metric_title('image_auroc') not in o.text
     assert f'{n} of 40 images are flagged.' in o.text and set(read(page, 'page-figures'))=={'scores','history'}
 
 def test_sizes_of_defects(tmp_path):
