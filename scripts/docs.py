@@ -241,6 +241,7 @@ def process(dest, run=True):
             NBProcessor(nb=nb, procs=procs).process()
             hold_offline(nb)
             pages.fold_tests(nb, tutorial=f.parent.name=='tutorials')
+            pages.tidy_tables(nb)
             if f.parent.name=='benchmarks': pages.plain_headings(nb, metric_labels())
             pages.size_pictures(nb)
             depth = len(f.relative_to(nbs).parts)-1

@@ -102,6 +102,22 @@ HEADINGS = {'low': 'from', 'high': 'to', 'auroc_low': 'from', 'auroc_high': 'to'
             'worst_class': 'hardest defect', 'median_ms': 'ms an image', 'images_per_second': 'images a second', 'folder_per_second': 'images a second, from files',
             'scoring_mib': 'MiB to score', 'training_mib': 'MiB to train', 'file_mib': 'MiB on disk', 'lr': 'learning rate', 'most': 'most in a run'}
 
+def merge_headings(html):
+    "Tables with one row of headings: pandas writes the names of the index into a second one. Rows with spans stay."
+    def one(head):
+        rows = re.findall(r'<tr[^>]*>(.*?)</tr>', head[0], re.S)
+        named = [re.findall(r'<th>(.*?)</th>', o, re.S) for o in rows]
+        if len(rows)!=2 or len(named[0])!=len(named[1]) or 'span' in head[0]: return head[0]
+        cells = ''.join(f'<th>{low or top}</th>' for top,low in zip(*named))
+        return f'<thead><tr>{cells}</tr></thead>'
+    return re.sub(r'<thead>.*?</thead>', one, html, flags=re.S)
+
+def tidy_tables(nb):
+    "pandas' tables without its style sheet and its second row of headings."
+    for d in (o['data'] for c in filter(is_code, nb.cells) for o in outputs(c) if '<table' in ''.join(o.get('data', {}).get('text/markdown', ''))):
+        html = re.sub(r'<style scoped>.*?</style>\n?', '', ''.join(d['text/markdown']), flags=re.S)
+        d['text/markdown'] = merge_headings(html)
+
 def plain_heading(name, labels):
     "What a column is, in words; `labels` are those of the metrics."
     if name in HEADINGS: return HEADINGS[name]
@@ -114,7 +130,6 @@ def plain_headings(nb, labels):
     for o in (o for c in filter(is_code, nb.cells) for o in outputs(c)):
         html = ''.join(o.get('data', {}).get('text/markdown', ''))
         if '<table' in html:
-            html = re.sub(r'<style scoped>.*?</style>\n?', '', html, flags=re.S)
             o['data']['text/markdown'] = re.sub(r'<th([^>]*)>([^<]+)</th>', lambda m: f'<th{m[1]}>{plain_heading(m[2], labels)}</th>', html)
 
 # --- pictures

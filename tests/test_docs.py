@@ -226,6 +226,18 @@ def test_tables_have_headings_in_words(docs):
     docs.pages.plain_headings(nb, docs.metric_labels())
     assert nb.cells[0].outputs[0].data['text/markdown']=='<table><th>image AUROC</th><th style="a">from</th><th></th><td>low</td></table>'
 
+@pytest.mark.parametrize('frame,heads', [('plain', ['','a','b']), ('named', ['what','a','b']), ('two', ['data','what','a','b']), ('columns', ['what','a','b'])])
+def test_tables_have_one_row_of_headings(docs, frame, heads):
+    import pandas as pd
+    df = pd.DataFrame({'what': ['x','y'], 'data': ['u','v'], 'a': [1,2], 'b': [3,4]})
+    index = dict(plain=[], named=['what'], two=['data','what'], columns=['what'])[frame]
+    df = df.set_index(index)[['a','b']] if index else df[['a','b']]
+    if frame=='columns': df.columns.name = 'split'
+    nb = with_output(cells('t'), 0, text_markdown=df._repr_html_())
+    docs.pages.tidy_tables(nb)
+    text = nb.cells[0].outputs[0].data['text/markdown']
+    assert '<style' not in text and re.findall(r'<th>(.*?)</th>', text.split('</thead>')[0])==heads
+
 # --- settings of the site
 
 def test_settings_name_what_is_there(docs):
