@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, yaml
 
 from ..files import atomic_write
+from ..progress import describe_time
 from ..calibration import get_decisions, get_guaranteed, get_tested, outcome, round_rate
 from ..metrics import METRICS
 from ..stats import why_no_interval
@@ -448,6 +449,8 @@ def _about(config, metrics):
     groups = f' from {n["cal_groups"]} parts' if n.get('cal_groups') else ''
     if n.get('cal'): parts.append(f'{n["cal"]} for the threshold{groups}')
     if 'test_good' in n: parts.append(f'{n["test_good"]} good and {n.get("test_defective", 0)} defective ones to test')
+    minutes = metrics.get('minutes')
+    if isinstance(minutes, (int,float)): parts.append(f'trained and calibrated in {describe_time(60*minutes)}')
     return tag('p', ' · '.join(parts), class_='about')
 
 # %% ../../nbs/82_report.run.ipynb #447414b6
