@@ -35,18 +35,22 @@ def as_text(
     return Markup('–' if np.isnan(v) else f'{v:.3f}')
 
 # %% ../../nbs/90_dashboard.base.ipynb #f3aca807
-def _cell(kind, v):
+def _cell(kind, v, number):
     text = as_text(v)
-    number = 'number ' if isinstance(v, (int,float,np.number)) or v is None else ''
-    return tag(kind, text, class_=number + ('nowrap' if len(text)<40 else 'long'))
+    return tag(kind, text, class_='number '*number + ('nowrap' if len(text)<40 else 'long'))
+
+def _is_number(v): return v is None or isinstance(v, (int,float,np.number))
 
 def html_table(
     rows, # lists of cells, as `as_text` takes them
     head=None # names of the columns; None: none
 )->Markup: # HTML
     "A plain table."
-    lines = [tag('tr', *[_cell('th', o) for o in head])] if head else []
-    lines += [tag('tr', *[_cell('td', o) for o in r]) for r in rows]
+    rows = [list(r) for r in rows]
+    numbers = [all(map(_is_number, c)) and any(o is not None for o in c) for c in zip(*rows)]
+    def line(kind, cells): return tag('tr', *[_cell(kind, *o) for o in zip(cells, numbers)])
+    lines = [line('th', head)] if head and rows else []
+    lines += [line('td', r) for r in rows]
     return tag('div', tag('table', *lines), class_='aead-scroll')
 
 # %% ../../nbs/90_dashboard.base.ipynb #a9c45b1e
@@ -75,14 +79,24 @@ def _figure_class():
     import plotly.graph_objects as go
     class Figure(go.FigureWidget):
         "Registers with the browser when it is told that it is built."
-        _built,_esm = False,traitlets.Unicode(str(go.FigureWidget._esm)).tag(sync=True)
+        _built,_esm = False,traitlets.Unicode(read_asset('chart.js')).tag(sync=True)
         def open(self):
             if self._built: super().open()
     return Figure
 
+@cache
+def _plotly_script():
+    import plotly.graph_objects as go
+    return str(go.FigureWidget._esm)
+
+def _hand_out(figure, said, buffers):
+    "Sends the script of plotly to a page that asks for it."
+    if said.get('want')=='plotly': figure.send({'plotly': _plotly_script()})
+
 def _figure_widget(fig):
     "`fig` as a widget that registers with the browser after it has its data."
     out = _figure_class()(fig)
+    out.on_msg(_hand_out)
     out._config = {'displayModeBar': False}                     # the toolbar would lie over the legend
     out._built = True
     out.open()

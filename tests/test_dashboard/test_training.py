@@ -90,6 +90,15 @@ def test_folders_are_chosen_by_walking(tmp_path):
     f.take.click()
     assert took==[(tmp_path/'a'/'deep').resolve()]
 
+def test_an_estimate_that_fails_says_why(tmp_path):
+    p = TrainPanel(State(), {})
+    p.data.value,p.out.value = str(tmp_path/'none'),str(tmp_path/'run')
+    p.how_long.click()
+    assert p.how_long.disabled
+    p.rehearsal.join(300)
+    assert 'box bad' in p.says.value and 'none' in p.says.value and not p.how_long.disabled
+    assert not (tmp_path/'run').exists() and p.job is None
+
 def test_the_command_follows_the_fields():
     p = TrainPanel(State(), {})
     p.data.value,p.out.value = '/my parts','runs/a b'
