@@ -25,8 +25,10 @@ def save(page, path, height):
     print(f'{path.name}: {path.stat().st_size/1000:.0f} kB, quality {quality}')
 
 def serve(runs, folder):
-    "A server of a page with the dashboard; its process and address."
-    cell = v4.new_code_cell(f'from aead.dashboard.app import Dashboard\nDashboard({[str(o) for o in runs]})')
+    "A server of a page with the dashboard; its process and address. No path of this machine is in the pictures."
+    (folder/'runs').mkdir()
+    for o in runs: (folder/'runs'/o.name).symlink_to(o)
+    cell = v4.new_code_cell(f"from aead.dashboard.app import Dashboard\nDashboard({[f'runs/{o.name}' for o in runs]})")
     kernel = {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}
     nbformat.write(v4.new_notebook(cells=[cell], metadata={'kernelspec': kernel}), folder/'dashboard.ipynb')
     with socket.socket() as s:

@@ -75,7 +75,7 @@ class ComparePanel(Panel):
     def build(self):
         self.runs = field(w.SelectMultiple, 'runs', 235, 36, rows=4)
         self.kind = w.ToggleButtons(options=list(curve_kinds), style={'button_width': '60px'})
-        self.chart,self.text,self.note = Chart(460, 310),w.HTML(),w.HTML()
+        self.chart,self.text,self.note = Chart(420, 310),w.HTML(),w.HTML()
         self.galleries = [Gallery(8, 8, self._open, 96) for _ in range(2)]
         self.names = [w.HTML() for _ in range(2)]
         self.last = None
@@ -120,7 +120,7 @@ def compare(self:ComparePanel):
         self.text.value = tag('p', 'choose runs')
         return
     t = self.tables()
-    self.chart.show(plot_curves(t, self.kind.value, n=100, height=310).update_layout(width=460))
+    self.chart.show(plot_curves(t, self.kind.value, n=100, height=310).update_layout(width=420))
     self.text.value = ranking_table(t) + self._say_differences(t)
     self.last = now
 

@@ -299,6 +299,7 @@ class TrainPanel(Panel):
     def build(self):
         self.says,self.printed,self.command = w.HTML(),w.HTML(),w.HTML()
         self.chart = Chart(460, 300)
+        self.chart.show(_empty_history())
         self.chart.widget.layout.display = 'none'               # until there is a loss to draw
         fields = *self._data_fields(),*self._training_fields()
         left = w.VBox([*fields, self._buttons(), self.command], layout=w.Layout(flex='0 1 370px', min_width='0'))
@@ -463,7 +464,9 @@ def poll(self:TrainPanel):
     job,h = self.job,self.job.history()
     running = job.status=='running'
     self._enable(running)
-    if len(h): self._draw(h)
+    if len(h): self.chart.widget.layout.display = ''
+    with self.chart.batch_update():
+        for o,k in zip(self.chart.data, ('train_loss','valid_loss')): o.x,o.y = h.epoch.to_numpy()+1,h[k].to_numpy()
     done = f', {len(h)} epochs, last valid loss {h.valid_loss.iloc[-1]:.4g}' if len(h) else ''
     if h.empty and job.status=='finished': done = '; nothing was trained by steps'
     said = Markup('{}: <b>{}</b>{}{}').format(job.out, job.status, done, _hint(job))
@@ -471,13 +474,6 @@ def poll(self:TrainPanel):
     self.printed.value = tag('pre', job.tail(25 if job.status=='finished' else 12))
 
 _colors = {'running': 'note', 'finished': 'ok', 'interrupted': 'warn', 'failed': 'bad'}
-
-@patch
-def _draw(self:TrainPanel, h):
-    self.chart.widget.layout.display = ''
-    if self.chart.figure is None: self.chart.show(_empty_history())
-    with self.chart.batch_update():
-        for o,k in zip(self.chart.data, ('train_loss','valid_loss')): o.x,o.y = h.epoch.to_numpy()+1,h[k].to_numpy()
 
 def _hint(job):
     if job.status=='interrupted': return ': the button “resume” goes on from the last checkpoint'
