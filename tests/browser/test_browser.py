@@ -173,13 +173,12 @@ hard_to_read = """() => {
 vscode = """() => {
     document.body.dataset.vscodeThemeKind = 'vscode-dark'
     const s = document.documentElement.style
-    const colours = {foreground: '#cccccc', 'editor-background': '#1e1e1e', 'panel-border': '#80808059'}
+    const colours = {foreground: '#cccccc', 'editor-background': '#1e1e1e', 'panel-border': '#80808059',
+                     'input-background': '#3c3c3c'}
     for (const [k, v] of Object.entries(colours)) s.setProperty('--vscode-'+k, v)
-    for (const o of [document.documentElement, document.body]) o.style.background = '#1e1e1e'
-    for (const o of document.querySelectorAll('.jp-Cell, .lm-TabPanel-stackedPanel, .widget-tab-contents, .lm-TabBar-tab'))
+    for (const o of [document.documentElement, document.body, ...document.querySelectorAll('.jp-Cell')])
         o.style.background = '#1e1e1e'
 }"""
-dark_back = "() => getComputedStyle(document.querySelector('.aead')).getPropertyValue('--aead-back')"
 
 @pytest.mark.parametrize('theme', ['light','dark'])
 @pytest.mark.parametrize('front', [*paths,'vscode'])
