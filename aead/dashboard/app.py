@@ -12,7 +12,7 @@ import ipywidgets as w
 from fastcore.basics import patch
 
 from ..report.html import tag
-from .base import field, Panel, State
+from .base import field, Panel, prepare_charts, State
 from .run_view import open_views, RunView
 from .results import DistributionPanel, OverviewPanel, ThresholdPanel
 from .compare import ComparePanel
@@ -29,6 +29,7 @@ class Dashboard:
         config=None, # as in `open_views`: run folder, folder of runs, or list of them; None: the nearest folder `runs`
         results=None # `{name: table of scores}`, or one table; None: `config` names the runs
     ):
+        prepare_charts()
         self.views = open_views(config, results)
         first = next(iter(self.views))
         self.state = State(run=first, threshold=self.views[first].threshold)

@@ -73,15 +73,15 @@ class ComparePanel(Panel):
     "Two or more runs on the images they share: curves, differences, and the images on which two disagree."
     title,watches = 'Compare',['run']
     def build(self):
-        self.runs = field(w.SelectMultiple, 'runs', 290, 50, rows=4)
+        self.runs = field(w.SelectMultiple, 'runs', 235, 36, rows=4)
         self.kind = w.ToggleButtons(options=list(curve_kinds), style={'button_width': '60px'})
-        self.chart,self.text,self.note = Chart(460, 310),w.HTML(),w.HTML()
+        self.chart,self.text,self.note = Chart(420, 310),w.HTML(),w.HTML()
         self.galleries = [Gallery(8, 8, self._open, 96) for _ in range(2)]
         self.names = [w.HTML() for _ in range(2)]
         self.last = None
         self.listen(self.compare, self.runs, self.kind)
         self.text.layout = w.Layout(flex='1 1 380px', min_width='0', margin='0 0 0 12px')
-        choice = w.VBox([self.runs, self.kind], layout=w.Layout(flex='0 0 300px'))
+        choice = w.VBox([self.runs, self.kind], layout=w.Layout(flex='0 0 245px'))
         top = w.HBox([choice, self.chart.widget, self.text], layout=w.Layout(flex_flow='row wrap'))
         seen = [o for name,g in zip(self.names, self.galleries) for o in (name, g.widget)]
         return w.VBox([top, self.note, *seen])
@@ -120,7 +120,7 @@ def compare(self:ComparePanel):
         self.text.value = tag('p', 'choose runs')
         return
     t = self.tables()
-    self.chart.show(plot_curves(t, self.kind.value, n=100, height=310).update_layout(width=460))
+    self.chart.show(plot_curves(t, self.kind.value, n=100, height=310).update_layout(width=420))
     self.text.value = ranking_table(t) + self._say_differences(t)
     self.last = now
 

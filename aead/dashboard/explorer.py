@@ -60,11 +60,11 @@ def _chart_widgets(self:ExplorerPanel):
 # %% ../../nbs/94_dashboard.explorer.ipynb #d78bf8ef
 @patch
 def _gallery_widgets(self:ExplorerPanel):
-    self.kind = field(w.Dropdown, 'class', 165, 58, options=['all'])
-    self.split = field(w.Dropdown, 'split', 150, 58, options=['all'])
-    self.outcome = field(w.Dropdown, 'outcome', 195, 58, options=['all',*outcomes])
-    self.scores = field(w.FloatRangeSlider, 'score', 315, 58, readout_format='.1f', continuous_update=False)
-    self.order = field(w.Dropdown, 'order', 195, 58, options=orders)
+    self.kind = field(w.Dropdown, 'class', 158, 50, options=['all'])
+    self.split = field(w.Dropdown, 'split', 140, 45, options=['all'])
+    self.outcome = field(w.Dropdown, 'outcome', 185, 62, options=['all',*outcomes])
+    self.scores = field(w.FloatRangeSlider, 'score', 302, 50, readout_format='.1f', continuous_update=False)
+    self.order = field(w.Dropdown, 'order', 185, 62, options=orders)
     self.page = field(w.BoundedIntText, 'page', 110, 40, value=1, min=1, max=1)
     self.save = self.button('save as CSV', 110, self.save_chosen)
     self.save.tooltip = 'writes the images that pass the filters, in their order'
@@ -300,7 +300,7 @@ def _in_thresholds(low, high, thr):
     if not thr or thr<=0: return {0: f'{low:.2g} or less', .5: f'{(low+high)/2:.2g}', 1: f'{high:.2g} or more'}
     at = (thr-low)/(high-low)
     inside = {at: Markup('<b>threshold</b>')} if .3<at<.7 else {.5: f'{(low+high)/2/thr:.2g} ×'}
-    return {0: f'{low/thr:.2g} × or less', **inside, 1: f'{high/thr:.2g} × threshold or more'}
+    return {0: f'{low/thr:.2g} × or less', **inside, 1: f'{high/thr:.2g} × or more'}
 
 _pooled = {'max': 'its highest value', 'mean': 'the mean of its values'}
 
@@ -316,8 +316,9 @@ def _legend(self:ExplorerPanel):
     v,what,thr = self.view,self.what.value,self.state.threshold
     if what in ('heat map','anomaly map','side by side'):
         top = v.heat_max or 1.
-        passes = f'An image is flagged when {_say_pool(v.config)} passes the threshold {thr:.3g}. ' if thr else ''
-        said = f'{passes}The colours are the same for all images of the run.'
+        unit = 'Colours in multiples of the threshold' if thr and thr>0 else 'Colours'
+        passes = f' An image is flagged when {_say_pool(v.config)} passes the threshold {thr:.3g}.' if thr else ''
+        said = f'{unit}, the same for all images of the run.{passes}'
         return color_bar(_in_thresholds(top/4, top, thr), self.opacity.value) + tag('p', said, class_='muted')
     if what!='attention' and not what.startswith('error: '): return ''
     low,high = v.scale(what.removeprefix('error: '))

@@ -17,7 +17,7 @@ from ..metrics import METRICS
 from ..calibration import cost_thresholds, get_guaranteed, round_rate
 from ..stats import describe_scores
 from ..viz.curves import colors, make_figure
-from ..report.html import tag
+from ..report.html import fold_tag, share_tag, tag
 from ..report.run import get_verdict, get_warnings, odd_note
 from .base import box, Chart, field, Gallery, html_table, Panel
 from .run_view import RunView, spread_out
@@ -107,9 +107,7 @@ def defect_rows(
 def _defect_table(rows):
     "Rows of `defect_rows` with bars."
     def found(n, of):
-        if n is None: return None
-        bar = tag('span', tag('i', style=f'width:{100*n/of:.0f}%'), class_='track share', aria_hidden='true')
-        return tag('span', bar, f'{n} of {of}', class_='nowrap')
+        return None if n is None else share_tag(n, of)
     head = ['class','found',METRICS['image_auroc'].label]
     return tag('h3', 'By class of defects') + html_table([(k, found(f, n), a) for k,n,f,a in rows], head)
 
@@ -189,7 +187,7 @@ def _all_metrics(self:OverviewPanel):
     m = self.view.metrics
     if not m: return
     rows = html_table([metric_row(m, k) for k in overview_metrics], ['', 'metric', '95 % interval', ''])
-    yield tag('details', tag('summary', 'All metrics'), rows)
+    yield fold_tag('All metrics', rows)
 
 # %% ../../nbs/92_dashboard.results.ipynb #9b6368a7
 def count_outcomes(
@@ -493,7 +491,7 @@ def _scores(self:DistributionPanel, t):
     found = tag('p', ' '.join(_describe_fit(d)))
     self.text.value = _explained('Scores', _say_scores) + found + _folded(groups)
 
-def _folded(groups): return tag('details', tag('summary', 'statistics'), summary_table(groups))
+def _folded(groups): return fold_tag('Statistics', summary_table(groups))
 
 def _plot_score_bars(d):
     "Histogram of the scores as `describe_scores` gives it."

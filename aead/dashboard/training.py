@@ -183,6 +183,14 @@ if os.environ.pop('AEAD_WITH_PARENT', ''):
 from aead.cli import main
 main()'''
 
+# The command says how long a training would take, in place of training.
+_rehearse = '''from aead.runs import train
+def estimate(out, cfg=None, resume=False, device=None, estimate=False):
+    print(train.estimate_training(cfg, device))
+    raise SystemExit
+train.train_run = estimate
+'''
+
 def _environment():
     "The environment of this process, in which `aead` can be imported."
     import aead
@@ -196,10 +204,12 @@ class TrainJob:
     def __init__(self,
         args, # of the command line, as a list
         out, # folder of the run
-        keep:bool=False # let it go on when this process ends
+        keep:bool=False, # let it go on when this process ends
+        rehearse:bool=False # only say how long it would take
     ):
         self.out,self.log = Path(out),tempfile.TemporaryFile()
-        command = [sys.executable, '-c', _start, 'train', *map(str, args), '--out', str(out)]
+        code = _rehearse+_start if rehearse else _start
+        command = [sys.executable, '-c', code, 'train', *map(str, args), '--out', str(out)]
         tied = {} if keep else {'AEAD_WITH_PARENT': '1'}
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL if keep else subprocess.PIPE, stdout=self.log,
                                         stderr=subprocess.STDOUT, start_new_session=True, env=_environment() | tied)
@@ -374,13 +384,15 @@ def describe(self:TrainPanel):
 
 @patch
 def _buttons(self:TrainPanel):
-    self.start = self.button('start', 113, self.run)
-    self.stop = self.button('stop', 113, self.halt)
-    self.resume = self.button('resume', 113, self.run, True)
+    self.start = self.button('start', 84, self.run)
+    self.stop = self.button('stop', 84, self.halt)
+    self.resume = self.button('resume', 84, self.run, True)
+    self.how_long = self.button('how long?', 90, self.estimate)
+    self.how_long.tooltip = 'estimates the time from a rehearsal with a few images, without training'
     self.start.button_style,self.stop.button_style = 'primary','danger'
     self.stop.tooltip = 'interrupts the training; what was learned until the last checkpoint is kept'
     self.resume.tooltip = 'goes on with the interrupted training in the run folder, with its own settings'
-    return w.HBox([self.start, self.stop, self.resume])
+    return w.HBox([self.start, self.stop, self.resume, self.how_long])
 
 @patch
 def _enable(self:TrainPanel, running):
@@ -418,6 +430,24 @@ def _follow(self:TrainPanel):
         self.attempt(self.poll)
     if job.status=='finished' and self.added: self.attempt(self.added, job.out)
 
+# %% ../../nbs/95_dashboard.training.ipynb #441ded2f
+@patch
+def estimate(self:TrainPanel):
+    "Says how long a training with these settings would take."
+    job = TrainJob(self.args(), self.out.value.strip() or 'runs/new', rehearse=True)
+    self.how_long.disabled = True
+    self.says.value = box('Rehearsing with a few images, to estimate the time …', kind='note')
+    self.rehearsal = threading.Thread(target=self._wait, args=(job,), daemon=True)
+    self.rehearsal.start()
+
+@patch
+def _wait(self:TrainPanel, job):
+    job.process.wait()
+    self.how_long.disabled = False
+    if self.job and self.job.running: return
+    said = f'This would take {job.tail(1)} in all, calibration and evaluation included.'
+    self.says.value = box(said, kind='note') if job.status=='finished' else box(job.tail(1), kind='bad')
+
 # %% ../../nbs/95_dashboard.training.ipynb #5510f050
 @patch
 def halt(self:TrainPanel):
@@ -446,6 +476,6 @@ def poll(self:TrainPanel):
 _colors = {'running': 'note', 'finished': 'ok', 'interrupted': 'warn', 'failed': 'bad'}
 
 def _hint(job):
-    if job.status=='interrupted': return ': the button “resume” goes on from the last whole epoch'
+    if job.status=='interrupted': return ': the button “resume” goes on from the last checkpoint'
     if job.status=='failed': return f' with exit status {job.process.returncode}; the last lines it printed:'
     return ''

@@ -74,10 +74,10 @@ def image_bytes(
 # %% ../../nbs/80_report.html.ipynb #ee3c3da1
 def data_uri(
     data:bytes, # a file
-    kind:str='image/webp' # its media type, such as `image/png` or `text/csv`
+    kind:str='webp' # of an image its format, such as `png`; of another file its media type, such as `text/csv`
 )->str: # the value of `src` or `href`
     "A file as an address that needs no network."
-    return f'data:{kind};base64,{b64encode(data).decode()}'
+    return f'data:{kind if "/" in kind else f"image/{kind}"};base64,{b64encode(data).decode()}'
 
 # %% ../../nbs/80_report.html.ipynb #68d3d6f6
 def chart_tag(
@@ -87,7 +87,7 @@ def chart_tag(
     "A figure as an image, about as large on the page as it was drawn."
     with BytesIO() as f:
         fig.savefig(f, format='png', dpi=130)
-        uri = data_uri(f.getvalue(), 'image/png')
+        uri = data_uri(f.getvalue(), 'png')
     return tag('img', src=uri, alt=alt, class_='chart', width=round(fig.get_figwidth()*104))
 
 # %% ../../nbs/80_report.html.ipynb #a380e246
@@ -121,7 +121,7 @@ def section_tag(
     out.key,out.name = key,name or title
     return out
 
-# %% ../../nbs/80_report.html.ipynb #eb02d0d1
+# %% ../../nbs/80_report.html.ipynb #79d4c2a3
 def fold_tag(
     title:str, # what is always seen
     *inner # texts, which are escaped, and `Markup`
@@ -129,7 +129,7 @@ def fold_tag(
     "A part of a page that opens on a click."
     return tag('details', tag('summary', title), *inner)
 
-# %% ../../nbs/80_report.html.ipynb #b3faa635
+# %% ../../nbs/80_report.html.ipynb #ff87ae04
 def share_tag(
     n:int, # how many
     of:int # of how many
@@ -154,14 +154,14 @@ def read_asset(
     "A style sheet or script of the package."
     return (files('aead')/'assets'/name).read_text(encoding='utf-8')
 
-# %% ../../nbs/80_report.html.ipynb #55f85fa6
+# %% ../../nbs/80_report.html.ipynb #1a4cddd2
 def _contents(sections, links):
     "The contents of a page, which fold."
     items = [tag('li', tag('a', o.name, href=f'#{o.key}')) for o in sections]
     fold = tag('details', tag('summary', tag('span', 'Contents'), tag('b', '')), tag('ol', *items), *links, open='')
     return tag('nav', fold, class_='contents', aria_label='Contents')
 
-# %% ../../nbs/80_report.html.ipynb #789b41e4
+# %% ../../nbs/80_report.html.ipynb #af3f90fc
 def csv_link(
     table, # a pandas table
     file:str, # name of the file that is saved, such as `scores.csv`
@@ -181,7 +181,7 @@ def _head(title):
     style = tag('style', Markup(read_asset('page.css')))
     return tag('head', *[tag('meta', **o) for o in metas], tag('title', title), style)
 
-# %% ../../nbs/80_report.html.ipynb #022afaad
+# %% ../../nbs/80_report.html.ipynb #9cd3a997
 def html_page(
     title:str, # of the window
     *body, # sections and other `Markup`

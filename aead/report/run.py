@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, yaml
 
 from ..files import atomic_write
+from ..progress import describe_time
 from ..calibration import get_decisions, get_guaranteed, get_tested, outcome, round_rate
 from ..metrics import METRICS
 from ..stats import why_no_interval
@@ -135,7 +136,7 @@ _kinds = { # of images: id and title of the gallery, first scores, out of how ma
 
 _decided = 'found','missed','false alarm','passed'
 
-# %% ../../nbs/82_report.run.ipynb #b919e9b5
+# %% ../../nbs/82_report.run.ipynb #444b72fd
 def _kind_of(label, decision):
     "The kind of an image, a key of `_kinds`."
     known,decided = not pd.isna(label),not pd.isna(decision)
@@ -148,7 +149,7 @@ def _kinds_of(t):
     label = t.label if 'label' in t else pd.Series(np.nan, t.index)
     return pd.Series([_kind_of(y, d) for y,d in zip(label, get_decisions(t))], t.index, dtype=object)
 
-# %% ../../nbs/82_report.run.ipynb #5409935c
+# %% ../../nbs/82_report.run.ipynb #4aee4d69
 def _galleries(t, kinds):
     "The kinds that a page shows, with their rows in the order of their gallery; all four where decisions are known."
     have = set(_decided) if kinds.isin(_decided).all() else set(kinds)
@@ -178,7 +179,7 @@ def _cards(t, pictures, uris):
     def card(k): return card_tag(pictures[k], uris[k], short_path(t.path[k]), _words(t.loc[k]), f'image-{at[k]}')
     return {k: card(k) for k in t.index if k in uris}
 
-# %% ../../nbs/82_report.run.ipynb #53e8d9f6
+# %% ../../nbs/82_report.run.ipynb #f334739d
 def _how_many(n, of, kind):
     "How many images a gallery holds, and in which order."
     if n==of: said = [f'All {of} are shown.'] if of>12 else []
@@ -217,7 +218,7 @@ def _scale(vmax, config):
     said = f' {vmax:.3g} and more; {unit}. One scale for all heat maps of this page.'
     return tag('p', 'Heat map: 0 ', img, said)
 
-# %% ../../nbs/82_report.run.ipynb #b68ca798
+# %% ../../nbs/82_report.run.ipynb #9acf4648
 def _legend(pictures, vmax, config):
     "What the pictures show, and how to use them."
     names = {o for p in pictures.values() for o in p.names}
@@ -229,7 +230,7 @@ def _legend(pictures, vmax, config):
     heat = _scale(vmax, config) if 'heat map' in names and vmax else ''
     return tag('div', tag('p', said, use), heat, class_='legend')
 
-# %% ../../nbs/82_report.run.ipynb #5826cc16
+# %% ../../nbs/82_report.run.ipynb #1b3c22de
 _classes = [(1, 'defective', ('found','found'), ('missed','missed')),
             (0, 'good', ('passed','passed'), ('false alarm','false alarms'))]
 
@@ -256,7 +257,7 @@ def _likeness(o):
     return (f'{o["kind"]}: likeness {o["similarity"]:.4f}; other images that look most like it {o["usual"]:.4f}; '
             f'different parts hardly ever above {o["limit"]:.4f}')
 
-# %% ../../nbs/82_report.run.ipynb #6e796d7f
+# %% ../../nbs/82_report.run.ipynb #38b9fdcc
 def _twin_card(o):
     "One pair: a test image and its twin."
     a,b = short_path(o['path']),short_path(o['other'])
@@ -266,7 +267,7 @@ def _twin_card(o):
     if panels:
         p = make_picture(panels, side=256)
         lost = ', one of them cannot be read' if len(panels)==1 else ''
-        return card_tag(p, data_uri(p.data, 'image/jpeg'), names+lost, words)
+        return card_tag(p, data_uri(p.data, 'jpeg'), names+lost, words)
     return tag('figure', tag('figcaption', words, tag('small', f'{names}, which cannot be read')), class_='card')
 
 # %% ../../nbs/82_report.run.ipynb #fadcddbe
@@ -280,7 +281,7 @@ def _group_lines(o):
     "Lines of a `catalog.csv` that say that both images of a pair show one part."
     return '\n'.join(['path,label,group', f'{o["path"]},{o.get("label", 0)},part-1', f'{o["other"]},0,part-1'])
 
-# %% ../../nbs/82_report.run.ipynb #3ea9130e
+# %% ../../nbs/82_report.run.ipynb #ce584bd7
 def _audit_section(audit, twins):
     "What the audit found, and its pairs."
     title,key = 'Leaks between training and test','audit'
@@ -334,7 +335,7 @@ def _per_defect(metrics, defects):
     rows = [(k, (name==k).sum(), _found(defects[name==k]), _show('image_auroc', per[k])) for k in hard]
     return table_tag(('Defect','Images','Found',metric_title('image_auroc')), rows)
 
-# %% ../../nbs/82_report.run.ipynb #639db995
+# %% ../../nbs/82_report.run.ipynb #be870813
 _sizes = (0,.001,.005,.01,.02,.05,.1,1)      # shares of the image, from one group to the next
 
 def _size_name(a, b):
@@ -350,7 +351,7 @@ def _per_size(defects):
     rows = [(_size_name(*_sizes[g:g+2]), (group==g).sum(), _found(known[group==g])) for g in np.unique(group)]
     return table_tag(('Size of the defect','Images','Found'), rows)
 
-# %% ../../nbs/82_report.run.ipynb #7a10e948
+# %% ../../nbs/82_report.run.ipynb #eee70175
 def _defects_section(r):
     "How many defects of each class and of each size are found; nothing where no defective images are known."
     title,key = 'By defect class and size','defects'
@@ -418,7 +419,7 @@ def _said(t, start, decided):
     said = ', and '.join(parts or [f'{flagged.sum()} of {len(t)} images are flagged'])
     return f'{said}.' if decided else f'There is no threshold in use. Right of the highest good score, {said}.'
 
-# %% ../../nbs/82_report.run.ipynb #d76ae0d3
+# %% ../../nbs/82_report.run.ipynb #0dbba111
 def _scores_fig(t, threshold):
     "The scores of all classes; of all images in one row where no labels are known."
     if t.label.notna().any(): return fig_scores(t, threshold)
@@ -448,6 +449,8 @@ def _about(config, metrics):
     groups = f' from {n["cal_groups"]} parts' if n.get('cal_groups') else ''
     if n.get('cal'): parts.append(f'{n["cal"]} for the threshold{groups}')
     if 'test_good' in n: parts.append(f'{n["test_good"]} good and {n.get("test_defective", 0)} defective ones to test')
+    minutes = metrics.get('minutes')
+    if isinstance(minutes, (int,float)): parts.append(f'trained and calibrated in {describe_time(60*minutes)}')
     return tag('p', ' · '.join(parts), class_='about')
 
 # %% ../../nbs/82_report.run.ipynb #447414b6
@@ -536,7 +539,7 @@ def _notes(r):
     if not warn: return ''
     return tag('aside', tag('h2', 'Please note'), tag('ul', *[tag('li', o) for o in warn]), class_='warn', role='note')
 
-# %% ../../nbs/82_report.run.ipynb #d3885c00
+# %% ../../nbs/82_report.run.ipynb #a00bb042
 def _headline(r):
     "The verdict; where no labels are known, how many images are flagged."
     d = get_decisions(r.scores)
@@ -544,7 +547,7 @@ def _headline(r):
     return (f'{_at(r.metrics)}, {d.sum():.0f} of {len(d)} images {"is" if d.sum()==1 else "are"} flagged; how many of '
             'them are defective is not known, since the test images have no labels.')
 
-# %% ../../nbs/82_report.run.ipynb #de707604
+# %% ../../nbs/82_report.run.ipynb #3923774f
 _most_rows = 20_000                  # of the table in the page
 
 def _links(name, t, kinds):
@@ -583,7 +586,7 @@ def _about_sections(r):
             section_tag('Training', _training(r.history), *_origins(r.origins), cls='keep'),
             section_tag('Settings', *settings)]
 
-# %% ../../nbs/82_report.run.ipynb #921c29a6
+# %% ../../nbs/82_report.run.ipynb #0fcb7b80
 def _scripts(r, run, threshold):
     "The scripts of the page, with its plots and what the slider reads."
     plots,rows = {},''
@@ -594,7 +597,7 @@ def _scripts(r, run, threshold):
     if _has_history(r.history): plots['history'] = plot_history(r.history)
     return page_scripts(plots, rows)
 
-# %% ../../nbs/82_report.run.ipynb #df240111
+# %% ../../nbs/82_report.run.ipynb #a8cc2894
 def _report_page(name, r, interactive):
     "The sections in their order."
     threshold,run = _num(r.metrics.get('threshold')),str(r.config.get('run') or name)

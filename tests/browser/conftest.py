@@ -93,7 +93,8 @@ def jupyter(place):
 def voila(place):
     "Voilà, which shows the notebooks of the folder as pages."
     address = ['--Voila.ip=127.0.0.1', '--port={port}']
-    command = ['voila', '.', '--no-browser', '--VoilaConfiguration.show_tracebacks=True']
+    command = ['voila', '.', '--no-browser', '--VoilaConfiguration.show_tracebacks=True',
+               '--VoilaConfiguration.allow_theme_override=YES']
     p,url = serve(place, 'voila', [*command, *address], '/')
     yield url
     stop(p)
@@ -113,5 +114,8 @@ def page(browser):
     "A page as wide as a small laptop's."
     p = browser.new_page(viewport={'width': 1280, 'height': 900})
     p.set_default_timeout(60_000)
+    p.said = []                                                 # errors in the console
+    p.on('console', lambda m: p.said.append(m.text) if m.type=='error' else None)
+    p.on('pageerror', lambda e: p.said.append(str(e)))
     yield p
     p.close()

@@ -23,9 +23,9 @@ def run_all(page, url, name):
 @pytest.fixture
 def show(request, page):
     "Opens a notebook in one of the front ends, runs it where that is needed, and waits for the dashboard."
-    def show(front, name):
+    def show(front, name, more=''):
         url = request.getfixturevalue('voila' if front=='voila' else 'jupyter')
-        page.goto(url+paths[front].format(name))
+        page.goto(url+paths[front].format(name)+(more and '?'+more))
         if front!='voila': run_all(page, url, name)
         page.wait_for_selector('.aead-overview table', timeout=240_000)       # the kernel imports PyTorch
         return page
@@ -113,23 +113,113 @@ def test_dashboard(place, show, front):
         assert not page.locator(f'.aead-{k.lower()} [role=alert]').count(), page.inner_text(f'.aead-{k.lower()}')
     page.wait_for_selector('.aead-compare', state='attached')
 
-# Elements of a panel that reach beyond its right edge.
+# Elements of a panel that reach beyond its right edge; charts and wide tables scroll in themselves.
 too_wide = """k => {
     const p = document.querySelector('.aead-'+k), right = p.getBoundingClientRect().right
     const beyond = o => { const r = o.getBoundingClientRect(); return o.offsetParent && r.width && r.right > right+2 }
-    const all = [...p.querySelectorAll('*')].filter(o => !o.closest('svg, .noUi-base, pre'))
-    return all.filter(beyond).map(o => o.className+' '+o.innerText.slice(0,40))
+    const all = [...p.querySelectorAll('*')].filter(o => !o.closest('.aead-chart *, .noUi-base, pre *, .aead-scroll *'))
+    return all.filter(beyond).map(o => o.className+' '+(o.innerText ?? '').slice(0,40))
 }"""
+panels = 'Overview','Explorer','Threshold','Distributions','Compare','Data','Train'
+widths = {'lab': (1280,1920), 'notebook': (820,1280), 'voila': (390,820,1280,1920)}       # JupyterLab's own bars need room
 
 @pytest.mark.parametrize('front', paths)
 def test_nothing_is_cut_off(show, front):
-    "At 1280 pixels no panel is wider than its place."
+    "From a telephone to a large screen no panel is wider than its place, and nothing is wrong in the console."
     page = show(front, 'small')
-    for k in ('Overview','Explorer','Threshold','Distributions','Compare','Data','Train'):
+    for k in panels:
         turn(page, k)
-        page.wait_for_timeout(2500)
-        wide = page.evaluate(too_wide, k.lower())
-        assert not wide, f'{k}: {wide[:5]}'
+        page.wait_for_timeout(2000)
+        for width in widths[front]:
+            page.set_viewport_size({'width': width, 'height': 900})
+            page.wait_for_timeout(300)
+            wide = page.evaluate(too_wide, k.lower())
+            assert not wide, f'{k} at {width}: {wide[:5]}'
+        page.set_viewport_size({'width': 1280, 'height': 900})
+    ours = [o for o in page.said if any(k in o for k in ('anywidget','aead','plotly','Uncaught','TypeError'))]
+    assert not ours, ours
+
+# Texts of the dashboard whose contrast with what lies behind them is below 4.5; colours as the browser computed them.
+hard_to_read = """() => {
+    const c = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
+    const rgba = s => {
+        c.clearRect(0, 0, 1, 1); c.fillStyle = '#000'; c.fillStyle = s; c.fillRect(0, 0, 1, 1)
+        const d = c.getImageData(0, 0, 1, 1).data
+        return [d[0], d[1], d[2], d[3]/255]
+    }
+    const over = (a, b) => [0, 1, 2].map(i => a[i]*a[3]+b[i]*(1-a[3]))
+    const behind = e => {
+        const all = []
+        for (let o = e; o; o = o.parentElement) all.push(rgba(getComputedStyle(o).backgroundColor))
+        return all.reverse().reduce((b, a) => over(a, b), [255, 255, 255])
+    }
+    const light = v => v.map(x => x/255).map(x => x<=.03928 ? x/12.92 : ((x+.055)/1.055)**2.4)
+        .reduce((s, x, i) => s+x*[.2126, .7152, .0722][i], 0)
+    const contrast = e => {
+        const b = behind(e), s = getComputedStyle(e)
+        const [x, y] = [light(over(rgba(e.closest('svg') ? s.fill : s.color), b)), light(b)].sort((p, q) => q-p)
+        return (x+.05)/(y+.05)
+    }
+    const texts = document.createTreeWalker(document.querySelector('.aead'), NodeFilter.SHOW_TEXT), found = []
+    for (let t; t = texts.nextNode();) {
+        const e = t.parentElement
+        if (!t.data.trim() || e.closest('style, option, :disabled') || !e.checkVisibility()) continue
+        const k = contrast(e)
+        found.push([k, t.data.trim().slice(0, 40)])
+    }
+    return {n: found.length, hard: found.filter(o => o[0]<4.5)}
+}"""
+# VS Code shows widgets in a page of its own, which has these variables and this attribute; its colours of "Dark+".
+vscode = """() => {
+    document.body.dataset.vscodeThemeKind = 'vscode-dark'
+    const s = document.documentElement.style
+    const colours = {foreground: '#cccccc', 'editor-background': '#1e1e1e', 'panel-border': '#80808059',
+                     'input-background': '#3c3c3c'}
+    for (const [k, v] of Object.entries(colours)) s.setProperty('--vscode-'+k, v)
+    for (const o of [document.documentElement, document.body, ...document.querySelectorAll('.jp-Cell')])
+        o.style.background = '#1e1e1e'
+}"""
+
+@pytest.mark.parametrize('theme', ['light','dark'])
+@pytest.mark.parametrize('front', [*paths,'vscode'])
+def test_texts_can_be_read(show, front, theme, tmp_path_factory):
+    "In the light and the dark theme every text of every panel, charts included, has a contrast of at least 4.5."
+    if (front,theme)==('vscode','light'): pytest.skip('the colours of VS Code are set for its dark theme')
+    page = show('voila' if front=='vscode' else front, 'small', f'theme={theme}' if front=='voila' else '')
+    if front in ('lab','notebook'):
+        name = f'JupyterLab {theme.title()}'
+        page.evaluate("t => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: t}) }", name)
+        page.wait_for_timeout(2000)
+    if front=='vscode': page.evaluate(vscode)
+    for k in panels:
+        turn(page, k)
+        page.wait_for_timeout(1500)
+        if k=='Explorer': page.locator('.aead-explorer .aead-thumbnails button').first.click()
+        page.wait_for_timeout(500)
+        page.screenshot(path=tmp_path_factory.getbasetemp()/f'{k.lower()}-{front}-{theme}.png')
+        found = page.evaluate(hard_to_read)
+        assert found['n']>15 and not found['hard'], f"{k}: {found['hard'][:5]}"
+    text = page.evaluate("() => getComputedStyle(document.querySelector('.aead-overview')).color")
+    bright = sum(map(float, text[text.index('(')+1:-1].split(',')[:3]))>382
+    assert bright==(theme=='dark')
+
+@pytest.mark.parametrize('front', ['lab','voila'])
+def test_a_picture_of_the_overview_opens_in_the_explorer(place, show, front):
+    "A click on the surest find opens its image in the explorer, with a legend of its colours."
+    m,t = read_run(place/'runs/run0')
+    page = show(front, 'small')
+    page.wait_for_selector('.aead-overview .aead-thumbnails button')
+    titles = page.locator('.aead-overview .aead-thumbnails strong').all_inner_texts()
+    flagged,bad = t.score>m['threshold'],t.label==1
+    kinds = {'surest find': bad&flagged, 'worst miss': bad&~flagged, 'worst false alarm': ~bad&flagged}
+    assert titles==[k for k,o in kinds.items() if o.any()]
+    s = t.score[kinds[titles[0]]]
+    path = t.path[s.idxmin() if titles[0]=='worst miss' else s.idxmax()]
+    page.locator('.aead-overview .aead-thumbnails button').first.click()
+    page.wait_for_selector('.aead-explorer', state='visible')
+    wait_until(page, lambda: path.split('/')[-1] in page.inner_text('.aead-caption'), 20)
+    page.wait_for_function(picture)
+    assert f"threshold {m['threshold']:.3g}" in page.inner_text('.aead-explorer .legend + p')
 
 def test_training(place, show):
     "A training is started and stopped from the page."

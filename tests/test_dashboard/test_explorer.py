@@ -100,7 +100,7 @@ def test_the_legend_follows_view_and_threshold(runs):
     e.state.image,top = 0,e.view.heat_max
     for thr in (.5*top, .8*top):
         e.state.threshold = thr
-        assert f'threshold {thr:.3g}' in e.legend.value and f'{top/thr:.2g} × threshold or more' in e.legend.value
+        assert f'threshold {thr:.3g}' in e.legend.value and f'{top/thr:.2g} × or more' in e.legend.value
     e.state.threshold = None
     assert f'{top:.2g} or more' in e.legend.value and 'threshold' not in e.legend.value
     e.what.value = 'error: l1'

@@ -47,7 +47,7 @@ def test_warnings_and_leaks_are_boxes():
 
 def test_without_a_threshold_only_the_surest_find_is_shown():
     o = OverviewPanel(State(run='a'), {'a': RunView(score_table(30))})
-    assert [i['title'] for i in o.examples.widget.items]==['surest find'] and 'track' not in o.classes.value
+    assert [i['title'] for i in o.examples.widget.items]==['surest find'] and 'share' not in o.classes.value
 
 @pytest.mark.parametrize('seed', range(3))
 def test_outcomes_agree_with_metrics(seed):

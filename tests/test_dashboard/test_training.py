@@ -90,6 +90,26 @@ def test_folders_are_chosen_by_walking(tmp_path):
     f.take.click()
     assert took==[(tmp_path/'a'/'deep').resolve()]
 
+def test_the_time_of_a_training_is_estimated_without_training(tmp_path):
+    p = TrainPanel(State(), {})
+    (tmp_path/'tiny.yaml').write_text(TINY_YAML)
+    p.layout.value,p.category.value,p.size.value,p.epochs.value = 'synthetic','brick','32','3'
+    p.more.value,p.out.value = f'--config {tmp_path}/tiny.yaml --model cnn_ae',str(tmp_path/'run')
+    p.how_long.click()
+    assert 'Rehearsing' in p.says.value and p.how_long.disabled
+    p.rehearsal.join(300)
+    assert 'This would take about ' in p.says.value and not p.how_long.disabled
+    assert not (tmp_path/'run').exists() and p.job is None
+
+def test_an_estimate_that_fails_says_why(tmp_path):
+    p = TrainPanel(State(), {})
+    p.data.value,p.out.value = str(tmp_path/'none'),str(tmp_path/'run')
+    p.how_long.click()
+    assert p.how_long.disabled
+    p.rehearsal.join(300)
+    assert 'box bad' in p.says.value and 'none' in p.says.value and not p.how_long.disabled
+    assert not (tmp_path/'run').exists() and p.job is None
+
 def test_the_command_follows_the_fields():
     p = TrainPanel(State(), {})
     p.data.value,p.out.value = '/my parts','runs/a b'

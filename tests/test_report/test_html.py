@@ -14,7 +14,7 @@ from aead.viz.images import contour_color
 from .pages import check, EVIL, Page
 
 ASSETS = ('page.css','tools.js','page.js','plots.js','live.js')
-OF_DASHBOARD = ('dashboard.css','thumbnails.css','thumbnails.js')
+OF_DASHBOARD = ('chart.js','dashboard.css','thumbnails.css','thumbnails.js')
 
 def test_text_is_escaped_unless_marked():
     assert tag('p', '<', Markup('<br>'), title='"')=='<p title="&#34;">&lt;<br></p>'

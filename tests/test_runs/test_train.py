@@ -81,6 +81,8 @@ def test_a_resumed_run_shows_its_whole_time(parts, tmp_path, monkeypatch, capsys
     seconds = json.loads((out/'calibration.json').read_text())['seconds']
     assert 200 < seconds < 400 and m['minutes']==round(seconds/60, 2)==json.loads((out/'metrics.json').read_text())['minutes']
     assert ', 3 min of them before it was resumed' in capsys.readouterr().err
+    whole = page.describe_time(60*m['minutes'])
+    assert f'trained and calibrated in {whole}' in (out/'report.html').read_text()
     assert not (out/'spent.json').exists() and not (out/'checkpoint.safetensors').exists()
     assert evaluate_run(out, device='cpu')['minutes']==m['minutes']
 
