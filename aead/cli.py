@@ -303,7 +303,7 @@ def demo(
 )->dict: # the metrics
     "Train and evaluate on the embedded images: metrics and a report, in about a minute."
     from aead.runs.train import demo_run
-    m = demo_run(out, device, estimate=True)
+    m = demo_run(out, device)
     _say_trained(m, out)
     return m
 

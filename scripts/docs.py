@@ -290,9 +290,9 @@ def page_faults(dest):
             if pages.plain_signature(text)!=text: out.append(f'{f.name}: a signature with links or a type of None: {text.split("###")[-1][:40].strip()}')
     return out
 
-def silent_pictures(but=()):
-    "The cells that show a picture without a text alternative, but for the notebooks named."
-    found = [(f, c) for f in notebooks() if f.name not in but for c in read(f).cells if pages.lacks_alternative(c)]
+def silent_pictures():
+    "The cells that show a picture without a text alternative."
+    found = [(f, c) for f in notebooks() for c in read(f).cells if pages.lacks_alternative(c)]
     linked = [(f, o) for f in notebooks() for o in re.findall(r'!\[\s*\]\(([^)]*)\)', '\n'.join(markdown(f)))]
     return [*(f'{f.name}: cell {c.id} has a picture, and no fig-alt' for f,c in found), *(f'{f.name}: {o} has no words' for f,o in linked)]
 

@@ -224,11 +224,11 @@ class TrainJob:
     def status(self)->str: # `running`, `finished`, `interrupted` or `failed`
         "How it stands."
         code = self.process.poll()
-        if code in (130,-signal.SIGINT): return 'interrupted'
+        if code in (130,143,-signal.SIGINT,-signal.SIGTERM): return 'interrupted'
         return {None: 'running', 0: 'finished'}.get(code, 'failed')
 
     def stop(self):
-        "Interrupts it; the last epoch is kept."
+        "Interrupts it; what was trained up to the last checkpoint is kept."
         if self.running: self.process.send_signal(signal.SIGINT)
 
 # %% ../../nbs/95_dashboard.training.ipynb #19cc2810

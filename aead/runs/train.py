@@ -253,8 +253,7 @@ def _is_demo(out, cfg):
 # %% ../../nbs/86_runs.train.ipynb #c7892896
 def demo_run(
     out='runs/demo', # run folder
-    device=None, # where to compute; None: a GPU if there is one
-    estimate:bool=False # say before training how long it will take, which takes some seconds
+    device=None # where to compute; None: a GPU if there is one
 )->dict: # the figures
     "Trains and evaluates on the embedded data set."
     out,cfg = Path(out),make_config('demo')
@@ -262,7 +261,7 @@ def demo_run(
     if _is_used(out):
         if not _is_demo(out, cfg): raise ValueError(f"{out} is not a demonstration; choose another folder (--out)")
         with one_writer(out): _empty(out)
-    return train_run(out, cfg, device=device, estimate=estimate)
+    return train_run(out, cfg, device=device)
 
 def _empty(folder):
     "Removes what is in a folder, but for hidden files."
