@@ -120,6 +120,7 @@ class Chart:
     ):
         size = w.Layout(width=f'{width}px', max_width='100%', min_height=f'{height}px', overflow='auto hidden')
         self.widget,self.figure = w.Box(layout=size),None
+        self.widget.add_class('aead-chart')                     # where there is little room it scrolls in itself
 
     def show(self,
         fig, # a plotly figure; None: nothing
