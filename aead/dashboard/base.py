@@ -67,12 +67,13 @@ def box(
 def field(
     kind, # class of a widget with a `description`, such as `ipywidgets.Dropdown`
     name:str, # label in front of it
-    width:int, # of label and field, pixels
+    width:int, # of label and field, pixels, where there is room
     label:int, # width of the label, pixels
     **traits # of the widget, such as `value` or `options`
 )->w.Widget: # the widget
     "A widget with a label of a given width."
-    layout,style = w.Layout(width=f'{width}px'),{'description_width': f'{label}px'}
+    layout = w.Layout(width=f'{width}px', max_width='calc(100% - 4px)')
+    style = {'description_width': f'{label}px'}
     return kind(description=name, layout=layout, style=style, **traits)
 
 # %% ../../nbs/90_dashboard.base.ipynb #b983d550
@@ -120,6 +121,7 @@ class Chart:
     ):
         size = w.Layout(width=f'{width}px', max_width='100%', min_height=f'{height}px', overflow='auto hidden')
         self.widget,self.figure = w.Box(layout=size),None
+        self.widget.add_class('aead-chart')                     # where there is little room it scrolls in itself
 
     def show(self,
         fig, # a plotly figure; None: nothing

@@ -263,7 +263,7 @@ class FolderChooser:
         start='.' # folder that is shown first
     ):
         self.taken = taken
-        self.list = w.Select(rows=8, layout=w.Layout(width='350px'))
+        self.list = w.Select(rows=8, layout=w.Layout(width='350px', max_width='calc(100% - 4px)'))
         self.take = w.Button(description='take this folder', layout=w.Layout(width='150px'))
         self.take.on_click(lambda _: self.taken(self.here))
         self.name = w.HTML()
