@@ -1,5 +1,5 @@
 "What of the documentation can be checked without Quarto: every public name documented, links alive, all pages in the sidebar, pages that hold without network."
-import re, shutil, sys
+import re, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pytest
@@ -26,7 +26,11 @@ def test_sidebar_has_every_page_once(docs): assert docs.sidebar_gaps() == []
 @pytest.fixture(scope='module')
 def made(docs, tmp_path_factory):
     "The pages as Quarto gets them, with the signatures of all names."
-    return docs.process(tmp_path_factory.mktemp('pages'))
+    to = tmp_path_factory.mktemp('pages')
+    code = f'import sys; sys.path.insert(0, {str(root/"scripts")!r}); import docs; docs.process({str(to)!r})'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)  # cells would register models here
+    assert done.returncode==0, done.stderr[-2000:]
+    return to
 
 def test_pages_are_whole_and_hold_without_network(docs, made): assert docs.page_faults(made) == []
 
@@ -40,7 +44,6 @@ def test_pages_show_no_private_names_without_a_picture(docs, made):
             assert folded or not docs.pages.private_names(body), (f.name, c.source)
             assert folded or not body or c.outputs or not all(map(docs.pages.is_test, body)), (f.name, c.source)
 
-# These pages are at work elsewhere; their pictures get their words there.
 def test_pictures_have_a_text_alternative(docs): assert docs.silent_pictures() == []
 
 def test_quarto_settings_hold_without_network(docs):

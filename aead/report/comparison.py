@@ -155,7 +155,9 @@ def _disagreements(d, sources, scores):
     if d.differ.any(): note = 'Images that some runs flag and others do not, the largest difference of ranks first.'
     else: note = 'No decision differs, or some are missing. These are the images whose ranks differ most.'
     cards = _cards(d, sources, scores)
-    if not cards: return [tag('p', note), _names(d, scores)]
+    if not cards:
+        lost = ' None of the images can be read here.' if sources else ''
+        return [tag('p', note+lost), _names(d, scores)]
     note += f' From left to right: the image, and the heat maps of {", ".join(sources)}. The true defect is outlined.'
     if len(cards)<len(d): note += f' {len(cards)} of {len(d)} images are shown.'
     return [tag('p', note), gallery_tag(cards)]
