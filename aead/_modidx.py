@@ -1193,6 +1193,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                              'aead.export.KindGraph.forward': ('export.html#kindgraph.forward', 'aead/export.py'),
                              'aead.export._batches': ('export.html#_batches', 'aead/export.py'),
                              'aead.export._certify': ('export.html#_certify', 'aead/export.py'),
+                             'aead.export._check_finite': ('export.html#_check_finite', 'aead/export.py'),
                              'aead.export._convert': ('export.html#_convert', 'aead/export.py'),
                              'aead.export._differences': ('export.html#_differences', 'aead/export.py'),
                              'aead.export._metadata': ('export.html#_metadata', 'aead/export.py'),

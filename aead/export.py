@@ -137,14 +137,20 @@ def _differences(graph, session, batches):
         n += len(x)
     return n, most
 
+# %% ../nbs/97_export.ipynb #c643c66a
+_not_finite = "the detector gives scores or maps that are not finite; its weights are broken, and nothing was written"
+
+def _check_finite(graph):
+    "Complains of weights that are not finite, before a conversion that takes long."
+    values = (o for o in graph.state_dict().values() if o.is_floating_point())
+    if not all(bool(o.isfinite().all()) for o in values): raise ValueError(_not_finite)
+
 # %% ../nbs/97_export.ipynb #71157908
 def _certify(det, graph, session, run, n):
     "The certificate, or one line about why there is none."
     batches,real = _batches(det, run, n)
     n,most = _differences(graph, session, batches)
-    if not np.isfinite(list(most.values())).all():
-        raise ValueError("the detector gives scores or maps that are not finite; its weights are broken, "
-                         "and nothing was written")
+    if not np.isfinite(list(most.values())).all(): raise ValueError(_not_finite)
     if max(most.values()) > max_difference:
         raise ValueError(f"the exported graph differs by {max(most.values()):.2g} from the detector, "
                          f"more than {max_difference:g}; nothing was written")
@@ -174,6 +180,7 @@ def export_run(
     if data is not None: RunFolder(run).find_images(data)
     det = load_detector(run, 'cpu')
     graph = DetectionGraph(det).eval()
+    _check_finite(graph)
     program = _convert(graph, _shape(det), det.cfg.model)
     session = open_session(program.model_proto.SerializeToString())
     cert = _certify(det, graph, session, run, n)

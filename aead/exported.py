@@ -184,7 +184,7 @@ class ExportedDetector:
         far = np.maximum(np.abs(score-self.check['score']).max(), np.abs(amap-self.check['map']).max())
         if far <= self.certificate['limit']: return
         raise ValueError(f"{path} gives other scores here than where it was written, by {far:.2g}; do not use it. "
-                         "Export the run again, or use another version of the runtime than the one here")
+                         "Export the run again, or compute it by another runtime or version of it")
 
 # %% ../nbs/66_exported.ipynb #427e6a40
 def _load(d, channels, read, path):
