@@ -253,17 +253,17 @@ def test_thumbnails_are_clicked_and_stepped_through(place, show, front, tmp_path
     m,t = read_run(place/'runs/run0')
     page = show(front, 'small')
     turn(page, 'Explorer')
-    page.wait_for_selector('.aead-thumbnails button')
+    page.wait_for_selector('.aead-explorer .aead-thumbnails button')
     names = [o.split('/')[-1] for o in t.sort_values('score', ascending=False, kind='stable').path]
     def opened(k): wait_until(page, lambda: names[k] in page.inner_text('.aead-caption'), 20)
-    page.locator('.aead-thumbnails button img').nth(10).click()
+    page.locator('.aead-explorer .aead-thumbnails button img').nth(10).click()
     opened(10)
     for k in (11, 12): # the thirteenth image is on the second page
         page.keyboard.press('ArrowRight')
         opened(k)
     page.keyboard.press('ArrowLeft')
     opened(11)
-    page.wait_for_function("() => document.querySelectorAll('.aead-thumbnails button.open').length==1")
+    page.wait_for_function("() => document.querySelectorAll('.aead-explorer .aead-thumbnails button.open').length==1")
     for width in (820, 1280, 1920):
         page.set_viewport_size({'width': width, 'height': 1000})
         page.wait_for_timeout(500)
