@@ -901,6 +901,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                                   'aead.data.inputs._split_array': ('data.inputs.html#_split_array', 'aead/data/inputs.py'),
                                   'aead.data.inputs._tensor_array': ('data.inputs.html#_tensor_array', 'aead/data/inputs.py'),
                                   'aead.data.inputs._whole_table': ('data.inputs.html#_whole_table', 'aead/data/inputs.py'),
+                                  'aead.data.inputs.as_single': ('data.inputs.html#as_single', 'aead/data/inputs.py'),
                                   'aead.data.inputs.as_table': ('data.inputs.html#as_table', 'aead/data/inputs.py'),
                                   'aead.data.inputs.check_errors': ('data.inputs.html#check_errors', 'aead/data/inputs.py'),
                                   'aead.data.inputs.place_rows': ('data.inputs.html#place_rows', 'aead/data/inputs.py')},

@@ -26,7 +26,7 @@ from .data.preprocessing import read_image, restore_map
 from .data.defects import defect_makers
 from .data.dataset import check_images, ImageDataset, read_batches, train_pipeline, typical_shape
 from .data.splits import count_held, groups_needed, more_groups, split_catalog
-from .data.inputs import as_table, check_errors, place_rows
+from .data.inputs import as_single, as_table, check_errors, place_rows
 from .models.base import check_settings, model_registry, save_tensors
 from .models.head import get_body
 from .models.zoo import build_model
@@ -334,8 +334,7 @@ def score_map(self:Detector,
     image # one image as `as_table` takes it: a path, PIL image, array `h w` or `h w c`, or tensor `h w` or `c h w`
 )->np.ndarray: # anomaly map at the image's own size, `h w`, in units of the good images' spread
     "The anomaly map of one image."
-    df,read = as_table(image)
-    if len(df)!=1: raise ValueError(f"score_map takes one image, got {len(df)}; predict takes many")
+    df,read = as_single(image)
     b = next(self.scan(df, read))
     return restore_map(b.amap[0], b.shapes[0], self.cfg.data.resize)
 

@@ -16,7 +16,7 @@ from fastcore.basics import chunked, patch
 
 from .config import config_from_dict
 from .data.preprocessing import read_ahead, resize_image, restore_map
-from .data.inputs import as_table, check_errors, place_rows
+from .data.inputs import as_single, as_table, check_errors, place_rows
 
 # %% ../nbs/66_exported.ipynb #fd7e1cf3
 def need_packages(
@@ -247,8 +247,7 @@ def score_map(self:ExportedDetector,
     image # one image as `as_table` takes it: a path, PIL image, array `h w` or `h w c`, or tensor `h w` or `c h w`
 )->np.ndarray: # anomaly map at the image's own size, `h w`, in units of the good images' spread
     "Where an image is anomalous, and by how much."
-    df,read = as_table(image)
-    if len(df)!=1: raise ValueError(f"score_map takes one image, got {len(df)}; predict takes many")
+    df,read = as_single(image)
     _,out,*shapes = next(self.scan(df, read))
     if isinstance(out, Exception): raise out
     return restore_map(out['amap'][0], shapes[0][0], self.cfg.data.resize)
