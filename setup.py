@@ -9,6 +9,8 @@ cfg = cfg['DEFAULT']
 
 def lines(key): return [o for o in cfg.get(key, '').splitlines() if o.strip()]
 
+extras = ('dashboard', 'distributed', 'encoders', 'export', 'loggers', 'openvino', 'ray', 'serve')
+
 setup(
     name=cfg['dist_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license='Apache-2.0',
@@ -18,6 +20,6 @@ setup(
     packages=find_packages(include=['aead', 'aead.*']), package_data={'aead': ['recipes/*.yaml', 'assets/*', 'py.typed']},
     python_requires=f">={cfg['min_python']}",
     install_requires=lines('requirements'),
-    extras_require={k: lines(f'{k}_requirements') for k in ('dashboard', 'encoders', 'export', 'openvino', 'serve')},
+    extras_require={k: lines(f'{k}_requirements') for k in extras},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False)
