@@ -17,9 +17,11 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers',
                  'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3.11'],
-    packages=find_packages(include=['aead', 'aead.*']), package_data={'aead': ['recipes/*.yaml', 'assets/*', 'py.typed']},
+    packages=find_packages(include=['aead', 'aead.*']),
+    package_data={'aead': ['recipes/*.yaml', 'assets/*', 'py.typed']},
     python_requires=f">={cfg['min_python']}",
     install_requires=lines('requirements'),
     extras_require={k: lines(f'{k}_requirements') for k in extras},
-    entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={'console_scripts': lines('console_scripts'),
+                  'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False)
