@@ -57,6 +57,7 @@ from .report.html import *
 from .report.interactive import *
 from .report.run import *
 from .report.comparison import *
+from .runs.table import *
 from .runs.folder import *
 from .runs.score import *
 from .runs.train import *

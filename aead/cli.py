@@ -194,8 +194,11 @@ def _quiet():
 _patience = 1.5 # seconds without a word
 
 @contextmanager
-def _sign_of_life():
-    "Says after a moment that libraries are being loaded, if they are."
+def _sign_of_life(run=None):
+    "Says after a moment that libraries are being loaded, if they are; an exported `run` needs none of them."
+    if str(run).lower().endswith('.onnx'):
+        yield
+        return
     def say():
         if 'fastai.learner' not in sys.modules: print('loading PyTorch and fastai …', file=sys.stderr, flush=True)
     timer = threading.Timer(_patience, say)
@@ -238,7 +241,7 @@ def run_command(
     args = parse(build_parser(name, commands[name]), argv)
     _quiet()
     try:
-        with _sign_of_life(), _may_be_ended(): commands[name].f(**args)
+        with _sign_of_life(args.get('run')), _may_be_ended(): commands[name].f(**args)
         sys.stdout.flush()
     except BrokenPipeError: raise
     except KeyboardInterrupt as e:
@@ -355,15 +358,17 @@ def evaluate(
 @command('maps fdr', '--run runs/first --input new_parts --out scores.csv --maps heat',
          '--run runs/first --input batch_17 --out batch_17.csv --fdr 0.1')
 def score(
-    run:str, # folder of the run
+    run:str, # folder of the run, or ONNX file of an export
     input:str, # an image or a folder of images
     out:str, # CSV file to write
     maps:str=None, # folder for heat maps over the images, PNG
     fdr:float=None, # false-discovery rate of the images as one batch, in place of the run's threshold
-    device:str=None # cpu, cuda or cuda:N; by default a GPU if there is one
+    device:str=None # cpu, cuda or cuda:N; for a file also tensorrt or openvino; by default what is there
 ): # a row per image: path, score, p_value, decision, answer, error
     "Score new images: a table with score, p-value and decision, and heat maps if asked for."
-    from aead.runs.score import score_images
+    from aead.exported import is_export
+    if is_export(run): from aead.runs.table import score_file as score_images          # which needs no PyTorch
+    else: from aead.runs.score import score_images
     res = score_images(run, input, out, maps, fdr, device)
     bad,odd = int((res.error!='').sum()),int((res.decision==1).sum())
     said = [f"{len(res)} images", f"{odd} flagged as defective" if res.decision.notna().any() else 'no decisions']
