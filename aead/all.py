@@ -48,6 +48,7 @@ from .detector import *
 from .estimate import *
 from .exported import *
 from .serve import *
+from .sklearn import *
 from .viz.images import *
 from .viz.curves import *
 from .viz.explain import *
