@@ -73,6 +73,15 @@ def _refuse_unknown(settings):
     for k in settings:
         if k not in flat_settings(): raise TypeError(f"unknown setting '{k}'.{did_you_mean(k, list(flat_settings()))}")
 
+def _training_images(X, y, groups):
+    "A table of the good images, all of the split `train`, and the function that reads them."
+    items = list_samples(X)
+    df,read = as_table(items)
+    if len(df)!=len(items): raise ValueError("a path of X is a folder; list its files")
+    group = df.group if groups is None else [str(o) for o in _column(groups, len(items), 'groups')]
+    return df.assign(group=group, split='train')[good_samples(y, len(items))].reset_index(drop=True), read
+
+# %% ../nbs/69_sklearn.ipynb #02aab2cc
 class AnomalyEstimator(OutlierMixin, BaseEstimator):
     "Outlier detector of scikit-learn's kind for images: `fit`, `score_samples`, `decision_function`, `predict`."
     @with_settings
@@ -102,13 +111,8 @@ class AnomalyEstimator(OutlierMixin, BaseEstimator):
         groups=None # `n` values, the same for images of one physical part; None: each shows a part of its own
     )->'AnomalyEstimator': # itself
         "Learns from the good images: model, way of scoring, threshold."
-        items = list_samples(X)
-        df,read = as_table(items)
-        if len(df)!=len(items): raise ValueError("a path of X is a folder; list its files")
-        keep,cfg = good_samples(y, len(items)),self._config()
-        group = df.group if groups is None else [str(o) for o in _column(groups, len(items), 'groups')]
-        df = df.assign(group=group, split='train')[keep].reset_index(drop=True)
-        self.detector_ = fit_detector(cfg, df, self.device, read=read)
+        df,read = _training_images(X, y, groups)
+        self.detector_ = fit_detector(self._config(), df, self.device, read=read)
         return self
 
 # %% ../nbs/69_sklearn.ipynb #939e50e8
