@@ -11,6 +11,7 @@ from importlib.util import find_spec as _find_spec
 from .files import *
 from .config import *
 from .data.listing import *
+from .data.readers import *
 from .data.catalog import *
 from .data.synthetic import *
 from .data.preprocessing import *
