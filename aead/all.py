@@ -37,6 +37,7 @@ from .models.zoo import *
 from .losses import *
 from .kept import *
 from .learner import *
+from .loggers import *
 from .kind import *
 from .scoring import *
 from .calibration import *

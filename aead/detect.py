@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
+from fastcore.foundation import L
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import load_file
 from scipy.stats import norm
@@ -459,6 +460,12 @@ def _check_trim(cfg, body):
     raise ValueError("training images are trimmed by their distances from good patches (train.trim), and "
                      f"{body.name} measures none with these settings; give it memory or gaussian, or trim 0")
 
+# %% ../nbs/52_detect.ipynb #de9affc8
+def _check_loggers(names):
+    "Complains of a logger whose package is missing."
+    from aead.loggers import check_loggers
+    check_loggers(names)
+
 # %% ../nbs/52_detect.ipynb #e0b32cbb
 @torch.no_grad()
 def validate(
@@ -467,6 +474,7 @@ def validate(
 ):
     "Checks settings against models, losses and augmentations."
     d = cfg.data
+    if cfg.train.log: _check_loggers(cfg.train.log)
     WeightedLoss(cfg.loss)
     if cfg.head: MaskLoss(cfg.head.loss)
     train_pipeline(d.seen_hw, d.resize, d.augment)
@@ -573,12 +581,14 @@ def train_detector(
 )->Detector: # trained and calibrated
     "The second half of `fit_detector`, for a catalog that is checked and settings that are resolved."
     from aead.learner import train_model
+    from aead.loggers import logged_training
     device,start = get_device(device),time.time()
     val,cal = _good_rows(df, 'val'),_good_rows(df, 'cal')
     def begin(model):                              # nothing that the user could know can fail any more
         if said := foresee_fallback(df, cfg): warnings.warn(said, stacklevel=2)
         if ready: ready(model)
-    model = train_model(cfg, df, path, resume, device, read, begin, cbs)
+    with logged_training(cfg, path) as own:
+        model = train_model(cfg, df, path, resume, device, read, begin, [*L(cbs), *own])
     det = Detector(cfg, build_graph(cfg, model.eval()), device, int((df.split=='train').sum()))
     if cfg.detect.search: det._find_scoring(val, read)
     batches = (b for _,b in read_batches(det.dataset(val, read), det.bs))
