@@ -68,6 +68,10 @@ def make_layout(root, layout, bad=N_BAD, masks=True, hw=(40,48), c=1, dtype=np.u
     if layout=='visa': write_csv(root/'split_csv'/'1cls.csv', ['object','split','label','image','mask'], [('part', 'train' if k=='train' else 'test', 'normal' if not y else 'anomaly', p, m) for p,y,_,m,k in rows])
     return root
 
+def few_embedded_images(monkeypatch, *textures):
+    "From here on the embedded data set in a run has a part of its textures and regions, and smaller images."
+    monkeypatch.setattr('aead.runs.folder.make_synthetic', lambda path: make_synthetic(path, textures, sz=32, n_shots=1, n_regions=20))
+
 def fails(f, error=ValueError):
     "The message of the error that `f` raises, which is one line."
     with pytest.raises(error) as e: f()
