@@ -19,7 +19,7 @@ from ..data.dataset import check_images
 from ..data.splits import split_catalog
 from ..data.audit import score_baseline
 from ..metrics import image_metrics, per_defect
-from ..stats import group_interval
+from ..stats import as_numbers, group_interval, mean_metric
 from ..progress import describe_time, log
 from .folder import RunFolder
 from .train import train_run
@@ -215,8 +215,9 @@ def _mean_over_folds(t):
 # %% ../../nbs/87_runs.crossval.ipynb #a8353b5b
 def _auroc_interval(t, n, seed):
     "95 % interval of the mean image AUROC."
-    def auroc(d): return {'image_auroc': _mean_over_folds(d)['image_auroc']}
-    return group_interval(t, auroc, n, seed=seed).get('image_auroc', [None,None])
+    plain = as_numbers(t, ('label','score'), ('group','fold'))
+    found = group_interval(plain, lambda d: {'image_auroc': mean_metric(d)}, n, seed=seed)
+    return found.get('image_auroc', [None,None])
 
 # %% ../../nbs/87_runs.crossval.ipynb #f785e492
 _averaged = ('aupro_30','unseen_auroc','false_alarm_rate','detection_rate','minutes')   # columns whose mean is shown
