@@ -11,6 +11,7 @@ from importlib.util import find_spec as _find_spec
 from .files import *
 from .config import *
 from .data.listing import *
+from .data.readers import *
 from .data.catalog import *
 from .data.synthetic import *
 from .data.preprocessing import *
@@ -48,6 +49,7 @@ from .detector import *
 from .estimate import *
 from .exported import *
 from .serve import *
+from .sklearn import *
 from .viz.images import *
 from .viz.curves import *
 from .viz.explain import *

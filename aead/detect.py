@@ -530,11 +530,12 @@ def check_and_split(
     return good, channels, bad
 
 # %% ../nbs/52_detect.ipynb #6a73a049
-def _training_table(cfg, data):
+def _training_table(cfg, data, read=None):
     "A readable catalog that is split, from a folder, a catalog or images; its channels; the function that reads it."
     d = cfg.data
-    if isinstance(data, (str,Path)): df,read = load_catalog(data, d.layout, d.category),read_image
-    else: df,read = as_table(data)
+    if isinstance(data, (str,Path)): df,own = load_catalog(data, d.layout, d.category),read_image
+    else: df,own = as_table(data)
+    read = read or own
     if {'train','val','cal'} <= set(df.split): df,channels,_ = check_images(df, d.channels, read)
     else: df,channels,_ = check_and_split(df, d.split, d.fold, d.channels, read, cfg.detect.far)
     return df, channels, read
@@ -545,10 +546,11 @@ def fit_detector(
     data, # catalog, folder (read by the layout in the settings), or good images as `as_table` takes them
     device=None, # where to compute; None: a GPU if there is one
     path=None, # folder for checkpoints; None: none are written
-    resume:bool=False # go on from the checkpoint in `path`
+    resume:bool=False, # go on from the checkpoint in `path`
+    read=None # `(path, channels) -> h w c` for the images of a table; None: from their files
 )->Detector: # trained and calibrated
     "Trains a detector on good images and calibrates it."
-    df,channels,read = _training_table(cfg, data)
+    df,channels,read = _training_table(cfg, data, read)
     cfg = resolve(cfg, df, channels, read)
     validate(cfg)
     return train_detector(cfg, df, read, device, path, resume)

@@ -13,12 +13,12 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from .data.catalog import spread_indices
-from .files import atomic_write, check_output, SCHEMA
+from .files import atomic_write, check_output, need_packages, SCHEMA
 from .config import config_to_dict
 from .data.preprocessing import read_image
 from .data.dataset import read_batches
 from .detect import Detector, KindTest, load_detector
-from .exported import make_answers, make_blocks, need_packages, open_session, run_session, seal
+from .exported import make_answers, make_blocks, open_session, run_session, seal
 from .runs.folder import RunFolder
 
 # %% ../nbs/97_export.ipynb #922ed0c8

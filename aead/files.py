@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'SCHEMAS_READ', 'check_schema', 'atomic_write', 'remove_leftovers', 'atomic_folder', 'check_output',
-           'check_apart', 'one_writer', 'load_yaml', 'save_yaml', 'relative_path', 'absolute_path']
+           'check_apart', 'one_writer', 'load_yaml', 'save_yaml', 'relative_path', 'absolute_path', 'need_packages']
 
 # %% ../nbs/00_files.ipynb #8709db7d
 import os, re, shutil, tempfile
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -221,3 +222,15 @@ def absolute_path(
 )->str: # path of the file, `''` for none
     "The file that a table names."
     return str(Path(root)/name) if name else ''
+
+# %% ../nbs/00_files.ipynb #5e93788d
+def need_packages(
+    names, # packages to import
+    extra:str, # the extra that has them
+    what:str='an exported model' # that needs them
+):
+    "Complains in one line of a package that is missing."
+    for o in names:
+        if find_spec(o) is None:
+            raise ValueError(f"{what} needs the package {o}; install all that it needs, from a clone of the "
+                             f"repository, with: pip install '.[{extra}]'")

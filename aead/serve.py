@@ -15,7 +15,8 @@ import pandas as pd
 
 from . import __version__
 from .data.listing import image_suffixes
-from .exported import load_exported, need_packages
+from .files import need_packages
+from .exported import load_exported
 
 # %% ../nbs/67_serve.ipynb #1f2ee1cd
 @dataclass(frozen=True)

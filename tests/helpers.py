@@ -1,5 +1,5 @@
 "Small folders in every layout: smooth random pictures, some with a bright square, and what the tests of commands share."
-import csv, re
+import csv, json, re
 from pathlib import Path
 
 import cv2, numpy as np, pandas as pd, pytest, tifffile, torch, yaml
@@ -230,8 +230,118 @@ def like_synthetic(root):
     made = zip(plan.itertuples(), synthetic_images(plan, 48))
     return {str(root/o.path): (o.defect, m if o.label else None) for o,(_,m) in made}
 
+# --- public data sets
+
+def blot(path, i, hw=(16,16), v=255):
+    "The same as `draw_mask`, for tiny images."
+    return draw_mask(path, i, hw, v)
+
+def _tiny(path, i): return draw(path, i, (16,16))
+
+def like_mpdd(root): return like_mvtec(root)
+
+def like_mvtec_loco(root):
+    "Two categories, one with a blank in its name; two masks an image."
+    truth = {}
+    for k,c in enumerate(('juice bottle','screw_bag')):
+        for s,n in (('train',6),('validation',6),('test',2)):
+            for i in range(n): truth[_tiny(root/c/s/'good'/f'{i:03d}.png', 100*k+i)] = 'good',None
+        for j,d in enumerate(('logical_anomalies','structural_anomalies')):
+            for i in range(2):
+                masks = root/c/'ground_truth'/d/f'{i:03d}'
+                m = blot(masks/'000.png', i+j, v=1) | blot(masks/'001.png', i+j+3, v=200)
+                truth[_tiny(root/c/'test'/d/f'{i:03d}.png', 100*k+50+10*j+i)] = d, m
+    (root/'juice bottle'/'Thumbs.db').write_bytes(b'x')
+    return truth
+
+def like_mvtec_ad2(root):
+    "One category; scenes under two lights, and images without labels."
+    truth,c = {},root/'fruit_jelly'
+    for i in range(6):
+        truth[_tiny(c/'train'/'good'/f'{i:03d}_regular.png', i)] = 'good',None
+        truth[_tiny(c/'validation'/'good'/f'{i:03d}_regular.png', 10+i)] = 'good',None
+        _tiny(c/'test_private'/f'{i:03d}_regular.png', 20+i)
+        _tiny(c/'test_private_mixed'/f'{i:03d}_mixed.png', 30+i)
+    for i,light in [(i, o) for i in range(2) for o in ('regular','underexposed')]:
+        name = f'{i:03d}_{light}'
+        truth[_tiny(c/'test_public'/'good'/f'{name}.png', 40+i)] = 'good',None
+        m = blot(c/'test_public'/'ground_truth'/'bad'/f'{name}_mask.png', i)
+        truth[_tiny(c/'test_public'/'bad'/f'{name}.PNG', 50+i)] = 'bad', m
+    return truth
+
+def like_ksdd2(root):
+    truth = {}
+    for s,first in (('train',10000),('test',20000)):
+        for i in range(first, first+10):
+            bad = i%5==4
+            blot(root/s/f'{i}_GT.png', i, v=255*bad)
+            truth[_tiny(root/s/f'{i}.png', i)] = ('defect', blot(root/s/f'{i}_GT.png', i)) if bad else ('good',None)
+    blot(root/'train'/'10004_GT (copy).png', 10004)
+    (root/'train'/'.DS_Store').write_bytes(b'x')
+    return truth
+
+def like_dagm(root):
+    truth = {}
+    for c,s,i in [(c, s, i) for c in (1,10) for s in ('Train','Test') for i in range(1, 8)]:
+        at = root/f'Class{c}'/s
+        m = blot(at/'Label'/f'{i:04d}_label.PNG', i) if i%3==0 else None
+        truth[_tiny(at/f'{i:04d}.PNG', 100*c+i)] = 'good' if m is None else 'defect', m
+    for o in root.glob('Class*/*/Label'): (o/'Labels.txt').write_text('1\n')
+    return truth
+
+def _iad_view(at, part, view, kind):
+    "Draws a view of a part: its entry in the list, and its mask or None."
+    name = f"{part}/{at.name}_{part[-4:]}_{part.split('/')[0]}_C{view}_20230101.jpg"
+    mask = name.replace('.jpg', '_mask.png') if kind!='OK' else None
+    _tiny(at/name, view)
+    return dict(category=at.name, anomaly_class=kind, image_path=name, mask_path=mask), mask and blot(at/mask, view)
+
+def like_real_iad(root):
+    "Six good parts and a defective one in each category, from two sides; the defect shows on one of them."
+    truth,parts = {},[('train' if i<5 else 'test', f'OK/S{i:04d}', v, 'OK') for i in range(6) for v in (1,2)]
+    for c in ('audiojack','toy_brick'):
+        at,lists = root/'realiad_512'/c,{'train': [], 'test': []}
+        for split,part,view,kind in [*parts, *(('test', 'NG/AK/S0006', v, k) for v,k in ((1,'AK'),(2,'OK')))]:
+            entry,m = _iad_view(at, part, view, kind)
+            lists[split].append(entry)
+            truth[str(at/entry['image_path'])] = 'good' if m is None else kind, m
+        draw(root/'realiad_256'/c/'OK'/'S0000'/'small.jpg', 0, (8,8))
+        file = root/'realiad_jsons'/'realiad_jsons'/f'{c}.json'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({'meta': {'prefix': f'{c}/', 'normal_class': 'OK'}, **lists}))
+    return truth
+
+def like_deeppcb(root):
+    "Six boards of two pairs."
+    truth,lists,data = {},{'trainval': [], 'test': []},root/'PCBData'
+    types = ('open','short','mousebite','spur','copper','pin-hole')
+    for b,i in [(b, i) for b in range(6) for i in range(2)]:
+        group,number = f'{10*b:05d}',f'{10*b:05d}{i:03d}'
+        at,m = data/f'group{group}'/group,np.zeros((16,16), np.uint8)
+        boxes = [(2, 3, 5+i, 9, b+1), (8, 8, 12, 14, 1+(b+i)%6)]
+        for x1,y1,x2,y2,_ in boxes: m[y1:y2,x1:x2] = 1
+        kinds = {types[o[4]-1] for o in boxes}
+        truth[_tiny(at/f'{number}_temp.jpg', b)] = 'good',None
+        truth[_tiny(at/f'{number}_test.jpg', b+50)] = kinds.pop() if len(kinds)==1 else 'several', m
+        file = at.with_name(f'{group}_not')/f'{number}.txt'
+        file.parent.mkdir(exist_ok=True)
+        file.write_text('\n'.join((',' if b%2 else ' ').join(map(str, o)) for o in boxes)+'\n')
+        lists['test' if i else 'trainval'].append(f'group{group}/{group}/{number}.jpg group{group}/{group}_not/{number}.txt')
+    for k,o in lists.items(): (data/f'{k}.txt').write_text('\n'.join(o)+'\n')
+    return truth
+
+def like_elpv(root):
+    truth,lines = {},[]
+    for i,p in enumerate([0., 1/3, 2/3, 1., 0., 0., 0., 0., 0., 0.]):
+        truth[_tiny(root/'images'/f'cell{i:04d}.png', i)] = ('good' if p<.5 else 'likely' if p<1 else 'certain'), None
+        lines.append(f"images/cell{i:04d}.png  {p:<18}  {'mono' if i%2 else 'poly'}")
+    (root/'labels.csv').write_text('\n'.join(lines)+'\n')
+    return truth
+
 generators = dict(synthetic=like_synthetic, mvtec=like_mvtec, btad=like_btad, visa=like_visa, mtd=like_mtd,
-                  folder=like_folder, csv=like_csv)
+                  folder=like_folder, csv=like_csv, auto=like_folder, mpdd=like_mpdd, mvtec_loco=like_mvtec_loco,
+                  mvtec_ad2=like_mvtec_ad2, ksdd2=like_ksdd2, dagm=like_dagm, real_iad=like_real_iad,
+                  deeppcb=like_deeppcb, elpv=like_elpv)
 
 # --- catalogs and tensors
 

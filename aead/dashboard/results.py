@@ -12,7 +12,7 @@ import ipywidgets as w, numpy as np, pandas as pd
 from fastcore.basics import patch
 from markupsafe import Markup
 
-from ..data.preprocessing import read_mask, resize_region
+from ..data.preprocessing import read_image, read_mask, resize_region
 from ..metrics import METRICS
 from ..calibration import cost_thresholds, get_guaranteed, round_rate
 from ..stats import describe_scores
@@ -397,7 +397,8 @@ def map_values(
     for i in spread_out(t.index[(t.label==0)&has], n): out.setdefault('good images', []).append(view.amap(i).ravel())
     for i in spread_out(t.index[(t.label==1)&has&(t['mask']!='')], n):
         m = view.amap(i)
-        bad = resize_region(read_mask(t['mask'][i], None), m.shape, view.config.data.resize)>0
+        shape = read_image(t.path[i]).shape[:2] if t['mask'][i].endswith('.txt') else None     # boxes have no size
+        bad = resize_region(read_mask(t['mask'][i], shape), m.shape, view.config.data.resize)>0
         out.setdefault('around defects', []).append(m[~bad])
         out.setdefault('inside defects', []).append(m[bad])
     return {k: np.concatenate(v) for k,v in out.items()}

@@ -229,7 +229,7 @@ def read_shown(
     img = read_image(path)
     if img.shape[-1] not in (1,3): img = img.mean(-1, keepdims=True)
     h,w = img.shape[:2]
-    m = read_mask(mask, (h,w)) if mask and Path(mask).is_file() else None
+    m = read_mask(mask, (h,w)) if mask and Path(mask).exists() else None
     k = side/max(h, w)
     if k>=1: k = int(k)
     if k==1: return img,m

@@ -19,6 +19,7 @@ import cv2, numpy as np, tifffile
 from PIL import Image, UnidentifiedImageError
 
 from .listing import list_files
+from .readers import read_boxes
 
 # %% ../../nbs/12_data.preprocessing.ipynb #73b8cd5b
 cv2.setNumThreads(0)
@@ -197,14 +198,26 @@ def read_gray(
     x = _unit(a[...,:-1] if alpha else a, path)
     return to_channels(x, 1) if x.shape[2]==3 else x.mean(2, keepdims=True)
 
+# %% ../../nbs/12_data.preprocessing.ipynb #7b61f166
+def _fill_boxes(path, shape):
+    "The mask, `h w` uint8, of a text file of boxes."
+    if shape is None: raise ValueError(f"{path}: boxes have no size; give that of their image (shape)")
+    mask = np.zeros(tuple(shape[:2]), np.uint8)
+    for o in read_boxes(path).itertuples():
+        if o.x1>=shape[1] or o.y1>=shape[0] or o.x2<=o.x1 or o.y2<=o.y1:
+            raise ValueError(f"{path}: the box {o.x1} {o.y1} {o.x2} {o.y2} is empty or beyond {shape[1]} x {shape[0]}")
+        mask[o.y1:o.y2,o.x1:o.x2] = 1
+    return mask
+
 # %% ../../nbs/12_data.preprocessing.ipynb #ce79472b
 def read_mask(
-    path, # an image file, or a folder; anything not black is a defect (JPEG, WebP: at least half of the brightest)
+    path, # image (anything not black is a defect; JPEG, WebP: half of the brightest), a folder of them, or boxes (.txt)
     shape:tuple=None # `(height, width)` the mask must have, that of its image; None: any
 )->np.ndarray: # `h w` uint8, 1 where the defect is
     "Reads the mask at `path`."
     if Path(path).is_dir():
         return np.maximum.reduce([read_mask(o, shape) for o in list_files(path).files])
+    if Path(path).suffix.lower()=='.txt': return _fill_boxes(path, shape)
     a,alpha,blurred = _decode(path)
     if alpha: a = _drop_alpha(a, path)
     if shape is not None and a.shape[:2]!=tuple(shape[:2]):

@@ -29,6 +29,9 @@ def test_splits_of_every_layout(layout, split, made):
     if split=='published' and 'train' not in set(df.split):
         with pytest.raises(ValueError, match='grouped'): split_catalog(df, split)
         return
+    if split=='grouped' and set(df.group[df.label==0]) <= set(df.group[df.label==1]):     # each board shows a defect
+        with pytest.raises(ValueError, match='of groups that also show a defect'): split_catalog(df, split)
+        return
     for fold in range(1 if split=='published' else 5):
         s = split_catalog(df, split, fold)
         assert s.path.tolist()==df.path.tolist() and s.group.tolist()==df.group.tolist()
