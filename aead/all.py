@@ -10,6 +10,7 @@ from importlib.util import find_spec as _find_spec
 
 from .files import *
 from .config import *
+from .processes import *
 from .data.listing import *
 from .data.readers import *
 from .data.catalog import *

@@ -10,7 +10,7 @@ __all__ = ['Option', 'Command', 'commands', 'registered_names', 'option_names', 
 # %% ../nbs/98_cli.ipynb #1533de28
 import argparse, inspect, os, re, shlex, signal, sys, threading, warnings
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 from importlib.resources import files
 from typing import get_args
@@ -229,6 +229,37 @@ def _how_to_go_on(name, args):
     if name=='crossval': return f"what is finished is kept in {args['table']}; {again} to go on"
     return again
 
+# %% ../nbs/98_cli.ipynb #a061f13a
+_for_several = 'train', # commands that several processes do together
+
+def _launched():
+    "Number of this process among those that a launcher started, from 0; None where it is alone."
+    if 'WORLD_SIZE' not in os.environ: return None
+    from aead.processes import is_launched
+    return int(os.environ['RANK']) if is_launched() else None
+
+def _check_launch(name):
+    "Complains of several processes for a command that takes one; tells of a launcher that started one in place of many."
+    if name not in _for_several and _launched() is not None:
+        raise ValueError("it runs in one process; start it without a launcher")
+    alone = 'MASTER_ADDR' in os.environ and 'WORLD_SIZE' not in os.environ # so accelerate 1.15 does with `--cpu`
+    if name in _for_several and alone and os.environ.get('ACCELERATE_USE_CPU', '').lower()=='true':
+        print("accelerate launch --cpu started one process; for several on a processor use "
+              "torchrun --nproc_per_node N -m aead …", file=sys.stderr)
+
+@contextmanager
+def _hushed():
+    "Within it, a process that follows another says nothing."
+    if not _launched():
+        yield
+        return
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere): yield
+
+def _complain(name, e):
+    "Prints an error as one line; a process that follows another says who it is."
+    who = getattr(e, 'process', None) if _launched() else None
+    print(f"aead {name}{f' ({who})' if who else ''}: {_one_line(e)}", file=sys.__stderr__ if who else sys.stderr)
+
 # %% ../nbs/98_cli.ipynb #a4c31849
 def run_command(
     name:str, # of the sub-command
@@ -238,6 +269,7 @@ def run_command(
     args = parse(build_parser(name, commands[name]), argv)
     _quiet()
     try:
+        _check_launch(name)
         with _sign_of_life(), _may_be_ended(): commands[name].f(**args)
         sys.stdout.flush()
     except BrokenPipeError: raise
@@ -246,7 +278,7 @@ def run_command(
         return 128+(signal.SIGTERM if isinstance(e, _Ended) else signal.SIGINT)
     except Exception as e:
         if not _by_user(e): raise
-        print(f"aead {name}: {_one_line(e)}", file=sys.stderr)
+        _complain(name, e)
         return 2
     return 0
 
@@ -268,7 +300,8 @@ def main(
 ):
     "The entry point of `aead`: ends the process with the exit status unless that is 0."
     argv = sys.argv[1:] if argv is None else list(argv)
-    try: status = _dispatch(argv)
+    try:
+        with _hushed(): status = _dispatch(argv)
     except BrokenPipeError: status = _hang_up()
     if status: sys.exit(status)
 

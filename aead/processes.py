@@ -17,6 +17,8 @@ from datetime import timedelta
 import torch, torch.distributed as dist, torch.nn.functional as F
 from torch import nn, Tensor
 
+from .files import need_packages
+
 # %% ../nbs/03_processes.ipynb #815d283b
 Part = namedtuple('Part', 'n low high')
 Part.__doc__ = "The rows of a batch that a process takes: those from `low` to below `high`, of `n`."
@@ -169,7 +171,7 @@ def _on_cpu(device):
 def _check_place(device):
     "Complains where the processes could not work together."
     size = int(os.environ['WORLD_SIZE'])
-    if int(os.environ.get('LOCAL_WORLD_SIZE') or size)!=size:
+    if int(os.environ.setdefault('LOCAL_WORLD_SIZE', str(size)))!=size:         # accelerate would take 1
         raise ValueError("the processes must be on one machine; start them there (--num_machines 1)")
     if _on_cpu(device): return
     if device is not None and torch.device(device).index is not None:
@@ -183,6 +185,7 @@ class Team:
     def __init__(self,
         device=None # `cpu` or `cuda`; None: GPUs if there are some
     ):
+        need_packages(['accelerate'], 'distributed', 'training by several processes')
         from accelerate import PartialState
         _check_place(device)
         state = PartialState(cpu=True, backend='gloo') if _on_cpu(device) else PartialState()

@@ -20,11 +20,10 @@ from ..data.preprocessing import read_image
 from ..data.dataset import check_images
 from ..data.splits import resolve_split
 from ..calibration import round_rate
-from ..exported import need_packages
 from ..detect import (check_and_split, foresee_fallback, get_device, resolve, split_readable, train_detector,
                          validate)
 from .folder import data_root, load_data, RunFolder
-from ..processes import is_launched, pass_on, together
+from ..processes import pass_on, together
 from ..progress import describe_time, log, Stopwatch
 from .score import evaluate_run
 
@@ -142,7 +141,6 @@ def _tell_what(df, root):
 def _led(work, device):
     "What `work(device)` gives. Of several processes the first does it, and the others help to train until it is done."
     from aead.learner import follow
-    if is_launched(): need_packages(['accelerate'], 'distributed', 'training by several processes')
     with together(device) as team:
         if team is None: return work(get_device(device))
         return follow(team) if team.rank else pass_on(team, ('done', work(team.device)))[1]
