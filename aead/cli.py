@@ -229,7 +229,7 @@ def _how_to_go_on(name, args):
     if name=='crossval': return f"what is finished is kept in {args['table']}; {again} to go on"
     return again
 
-# %% ../nbs/98_cli.ipynb #a061f13a
+# %% ../nbs/98_cli.ipynb #7cfb6f93
 _for_several = 'train', # commands that several processes do together
 
 def _launched():
@@ -239,7 +239,7 @@ def _launched():
     return int(os.environ['RANK']) if is_launched() else None
 
 def _check_launch(name):
-    "Complains of several processes for a command that takes one; tells of a launcher that started one in place of many."
+    "Complains of several processes for a command that takes one; tells of a launcher that started one, not several."
     if name not in _for_several and _launched() is not None:
         raise ValueError("it runs in one process; start it without a launcher")
     alone = 'MASTER_ADDR' in os.environ and 'WORLD_SIZE' not in os.environ # so accelerate 1.15 does with `--cpu`

@@ -240,6 +240,8 @@ def same(
     return pass_on(_team, None if _team.rank else f())
 
 # %% ../nbs/03_processes.ipynb #d0d6a807
+_parted = False # whether an error has parted the processes
+
 def get_team()->Team|None: # None: this process works alone
     "The processes that train together."
     return _team
@@ -258,16 +260,17 @@ def together(
     device=None # `cpu` or `cuda`; None: GPUs if there are some
 ): # context manager; gives a `Team`, or None in a process that works alone
     "A context for the processes that a launcher started; an error gets the attribute `process`, `process 2 of 4`."
-    global _team
+    global _team,_parted
     if not is_launched():
         yield None
         return
+    if _parted: raise ValueError('an error parted the processes; start them again')
     if _team is None:
         _team = Team(device)
         atexit.register(leave)
     me = repr(_team)
     try: yield _team
     except BaseException as e:
-        e.process = me
+        e.process,_parted = me,True
         leave()
         raise
