@@ -557,7 +557,7 @@ def anomaly_learner(
     if not in_notebook() or is_rehearsal(): _use_lines(learn)
     return learn
 
-# %% ../nbs/40_learner.ipynb #133d3c21
+# %% ../nbs/40_learner.ipynb #51613a3e
 def _sum_gradients(params, loss):
     "Adds up the gradients of all processes, in place; the sum of the losses."
     params = [p for p in params if p.grad is not None]
@@ -566,7 +566,7 @@ def _sum_gradients(params, loss):
     for p,g in zip(params, grads): p.grad.copy_(g.view(p.shape))
     return loss[0]
 
-# %% ../nbs/40_learner.ipynb #1e307aa8
+# %% ../nbs/40_learner.ipynb #687162db
 class TakePart(Callback):
     "Learns from this process's part of each batch, and takes the step of all processes."
     def before_batch(self): self.learn.part = self.dl.part(self.iter)
@@ -628,7 +628,7 @@ def _fit(cfg, dls, model, path, resume, cbs):
     if team is not None: return _lead(team, learn, cfg, resume)
     _run_steps(learn, cfg, learn.resume() if resume else 0)
 
-# %% ../nbs/40_learner.ipynb #b14ea533
+# %% ../nbs/40_learner.ipynb #fc43d647
 _Job = namedtuple('_Job', 'cfg train valid load model file rng')
 _Job.__doc__ = "A training by steps: settings, data sets, keywords of the loader, model, checkpoint, random state."
 
@@ -650,7 +650,7 @@ def _lead(team, learn, cfg, resume):
     pass_on(team, ('train', _Job(cfg, train.dataset, valid.dataset, load, learn.model, file, torch.get_rng_state())))
     _take_steps(team, learn, cfg, start)
 
-# %% ../nbs/40_learner.ipynb #91106bb9
+# %% ../nbs/40_learner.ipynb #215cc1c0
 def _take_part(team, job):
     "Trains by steps as the first process does, without a word."
     cfg,load = job.cfg,job.load
@@ -744,7 +744,7 @@ def _pictures(cfg, model, dls):
     train.vary(_natural_moves(cfg.data.augment, get_body(model), dls))
     return train, valid
 
-def _keep(cfg, model, dls, folder):
+def _keep(cfg, model, dls, folder=None):
     "Loaders of kept features, and the model that is trained on them."
     t,n,batches = cfg.train,len(dls.train.dataset),get_passes(cfg.train)[1]
     kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device, folder=folder)
