@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Option', 'Command', 'commands', 'registered_names', 'option_names', 'setting_options', 'options_of', 'build_parser',
            'parse', 'command', 'run_command', 'main', 'demo', 'train', 'evaluate', 'score', 'calibrate', 'compare',
-           'crossval', 'export', 'serve', 'benchmark']
+           'crossval', 'export', 'serve', 'push', 'benchmark']
 
 # %% ../nbs/98_cli.ipynb #1533de28
 import argparse, inspect, os, re, shlex, signal, sys, threading, warnings
@@ -507,6 +507,22 @@ def serve(
     from aead.serve import serve, ServeLimits
     roots = [o.strip() for o in (root or '').split(',') if o.strip()]
     serve(run, host, port, roots, ServeLimits(upload_mb, seconds=seconds, waiting=waiting), device)
+
+# %% ../nbs/98_cli.ipynb #b232887c
+@command('license private out', '--run runs/first --repo me/parts --license apache-2.0',
+         '--run runs/first --repo me/parts --out look_at_it')
+def push(
+    run:str, # folder of the run
+    repo:str, # OWNER/NAME of the repository; made if need be
+    license:str=None, # licence of the model, such as apache-2.0; by default none is stated
+    private:bool=True, # whether only you and your organisation can read it
+    out:str=None # folder to write the files to, in place of sending them
+)->str: # its address
+    "Send a run to the Hugging Face Hub with a model card: settings, weights, threshold, metrics; no image."
+    from aead.hub import push_run
+    at = push_run(run, repo, None, private, license, out)
+    print(f"written to {at}, nothing was sent" if out else f"sent; load it with load_detector('{at}')")
+    return at
 
 # %% ../nbs/98_cli.ipynb #c249beb2
 @command('models runs size out', '', '--runs runs/first,runs/second --out speed.csv')
