@@ -448,13 +448,25 @@ def _variants(recipes, models, over):
         for m in models: out[r+(f' {m}' if m else '')+mark] = dict(recipe=r, model=m, **over)
     return out
 
+# %% ../nbs/98_cli.ipynb #fc2e2a5b
+def _crossval_categories(variants, table, data, layout, category, which, where):
+    "Compares a detector for each category with one for all of them; prints the table, writes it and a page."
+    from aead.runs.crossval import compare_categories, summarize_categories, write_categories
+    names = category if category=='all' else [o.strip() for o in category.split(',') if o.strip()]
+    t = compare_categories(variants, table, data, layout, names, *which, *where)
+    summary = summarize_categories(table)
+    print(summary.round(3).to_string(index=False))
+    print(f"\nlook at {write_categories(table, summary)}")
+    return t
+
 # %% ../nbs/98_cli.ipynb #85caa015
-@command('data layout recipes folds', '--data parts --table parts.csv',
+@command('data layout category recipes folds', '--data parts --table parts.csv',
          '--layout synthetic --recipes "default,nearest neighbour" --folds 0 --table embedded.csv')
 def crossval(
     table:str, # CSV of the results; rows that are there are not made again
     data:str=None, # folder of the images; not needed for the layout synthetic
     layout:str='folder', # how the folder is arranged
+    category:str=None, # a category; several with commas, or all: a detector for each, and one for all of them
     recipes:str='default', # recipes, with commas; also the baselines 'nearest neighbour', 'principal components'
     models:str=None, # families, with commas, each in place of the recipes' own
     head:bool=None, # with or without the defect head; by default as the recipe has it
@@ -466,13 +478,15 @@ def crossval(
     device:str=None, # cpu, cuda or cuda:N; by default a GPU if there is one
     out:str='runs/crossval' # folder of the runs
 )->object: # the table
-    "Cross-validate recipes over folds and seeds: means over folds, intervals over groups."
+    "Cross-validate recipes over folds and seeds, or compare a detector for each category with one for all."
     from aead.runs.crossval import cross_validate, summarize_folds
     if layout!='synthetic' and data is None: raise ValueError('--data is missing; see aead crossval --help')
     families = models.split(',') if models else [None]
     variants = _variants(recipes.split(','), families, dict(head=head, steps=steps, size=size))
     which = tuple(splits.split(',')),_numbers('folds', folds),_numbers('seeds', seeds)
-    t = cross_validate(variants, table, data, layout, *which, out, device)
+    if category=='all' or ',' in (category or ''):
+        return _crossval_categories(variants, table, data, layout, category, which, (out, device))
+    t = cross_validate(variants, table, data, layout, *which, out, device, category)
     print(summarize_folds(table).round(3).to_string(index=False))
     return t
 
