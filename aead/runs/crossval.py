@@ -24,6 +24,7 @@ from ..data.audit import score_baseline
 from ..calibration import Calibration
 from ..metrics import image_metrics, METRICS, per_defect
 from ..stats import group_interval, holm, paired_test
+from ..compare import compare_models
 from ..evaluate import evaluate_catalog, get_rates
 from ..progress import describe_time, log
 from ..report.html import section_tag, table_tag
@@ -256,7 +257,7 @@ def summarize_folds(
                      'worst_class': min(classes, key=classes.get), **classes})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/87_runs.crossval.ipynb #71e80e84
+# %% ../../nbs/87_runs.crossval.ipynb #96f01888
 def find_categories(
     df:pd.DataFrame, # catalog
     names='all' # names of categories, or `all`
@@ -270,7 +271,7 @@ def find_categories(
     if len(found)<2: raise ValueError(f"two categories or more are needed, got {', '.join(found)}")
     return found
 
-# %% ../../nbs/87_runs.crossval.ipynb #ebd22e4c
+# %% ../../nbs/87_runs.crossval.ipynb #f47dc412
 def _pool(df, names, case, far):
     "The catalog of all categories, each split by itself."
     def split(c):
@@ -292,7 +293,7 @@ def _write_pool(df, folder):
     if file.is_file() and file.read_text(encoding='utf-8')==text: return
     with atomic_write(file) as p: p.write_text(text, encoding='utf-8')
 
-# %% ../../nbs/87_runs.crossval.ipynb #e78e6261
+# %% ../../nbs/87_runs.crossval.ipynb #1d6f413d
 def _train_category(case, base, settings, df, names, out, device):
     "The run of a case; `base`: name of the variant and way of training, `df`: the catalog of all categories."
     name,way = base
@@ -305,7 +306,7 @@ def _train_category(case, base, settings, df, names, out, device):
     train_run(run, cfg, _is_started(run), device)
     return RunFolder(run)
 
-# %% ../../nbs/87_runs.crossval.ipynb #0de853e2
+# %% ../../nbs/87_runs.crossval.ipynb #bddfbdb5
 def _own_rates(far, cal, test):
     "Threshold and rates of a category, from its own calibration images."
     c = Calibration(cal.score, cal.group)
@@ -321,7 +322,7 @@ def _part(r, det, category):
     m = {**image_metrics(ev.table.score.to_numpy(), ev.table.label.to_numpy()), **ev.pixels.compute()}
     return {**m, **get_rates(ev.table)}, ev.table
 
-# %% ../../nbs/87_runs.crossval.ipynb #eb98e9ed
+# %% ../../nbs/87_runs.crossval.ipynb #69055b7a
 def _category_case(r, case, way, device):
     "The row of a category by a run, and its scored test images."
     det,t = r.get_detector(device),r.scores
@@ -342,7 +343,7 @@ def _category_baseline(case, base, df, names):
     row = {'detector': base[1], 'model': base[0], 'size': 64, **{k: m[k] for k in ('image_auroc','image_ap')}}
     return {**row, **_class_aurocs(t)}, t
 
-# %% ../../nbs/87_runs.crossval.ipynb #e57715c1
+# %% ../../nbs/87_runs.crossval.ipynb #bcf64c6c
 def _category_cases(variants, names, splits, folds, seeds):
     "Every case of several categories, each with the name of its variant and the way of training."
     for o in _cases(variants, splits, folds, seeds):
@@ -360,7 +361,7 @@ def categories_page(
     "Where the comparison of categories is written; the same table as a CSV lies beside it."
     return Path(table).with_name(f'{Path(table).stem}_categories.html')
 
-# %% ../../nbs/87_runs.crossval.ipynb #b3fe4400
+# %% ../../nbs/87_runs.crossval.ipynb #7121b9a8
 def compare_categories(
     variants:dict, # by name: settings for `make_config`; None: a baseline
     table, # CSV of the results, a row per case; rows that are there are not made again
@@ -391,7 +392,7 @@ def compare_categories(
         return *_category_case(r, case, base[1], device), root
     return _fill(table, [(case_of(k), about(case_of(k), b)) for k,b in bases.items()], make)
 
-# %% ../../nbs/87_runs.crossval.ipynb #dcc512cc
+# %% ../../nbs/87_runs.crossval.ipynb #4624f52e
 _both = ('image_auroc','pixel_auroc','aupro_30','false_alarm_rate','own_false_alarm_rate','detection_rate',
          'own_detection_rate')   # columns that are shown for both ways
 
@@ -412,7 +413,7 @@ def _spent(t):
     one = t[t.detector=='all'].drop_duplicates(['fold','seed'])
     return {'minutes_each': t[t.detector=='each'].minutes.sum(min_count=1), 'minutes_all': one.minutes.sum(min_count=1)}
 
-# %% ../../nbs/87_runs.crossval.ipynb #d8c96170
+# %% ../../nbs/87_runs.crossval.ipynb #b24a4015
 def _read_categories(table):
     "A table of categories and its scores, with the variant's own name under `base` and the way of training."
     t,scores = _read_table(table),pd.read_csv(scores_file(table), dtype={'group': str, 'category': str})
@@ -437,9 +438,9 @@ def summarize_categories(
         for r,p in zip(new, holm([r['p_value'] for r in new[:-1]])): r['corrected'] = p
         new[-1].update(_spent(mine))
         rows += [{'variant': variant, 'split': split, **r} for r in new]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype(dict.fromkeys(('difference','low','high','p_value'), float))
 
-# %% ../../nbs/87_runs.crossval.ipynb #ec493ff7
+# %% ../../nbs/87_runs.crossval.ipynb #7ad4e089
 _words = {'category': 'Category', **{f'{k}_{w}': f"{METRICS[k.removeprefix('own_')].label}"
           f"{', own threshold' if k.startswith('own_') else ''}: {w}" for k in _both for w in ('each','all')},
           'difference': 'Difference', 'low': 'from', 'high': 'to', 'corrected': 'p, corrected'}
@@ -454,12 +455,13 @@ def _category_section(summary):
 
 def write_categories(
     table, # CSV of `compare_categories`, with its scores beside it
-    summary:pd.DataFrame|None=None # as `summarize_categories` gives it; None: computed
+    summary:pd.DataFrame|None=None, # as `summarize_categories` gives it; None: computed
+    n:int=500 # draws of each interval
 )->Path: # the page, as `categories_page` says
     "Writes the comparison of a detector for each category with one for all of them, as a page and a CSV."
-    summary = summarize_categories(table) if summary is None else summary
+    summary = summarize_categories(table, n) if summary is None else summary
     page = categories_page(table)
     _write(page.with_suffix('.csv'), summary)
     results = {str(k): o for k,o in load_results(scores_file(table)).groupby('model', sort=False)}
     sections = [_category_section(o) for _,o in summary.groupby(['variant','split'], sort=False)]
-    return write_comparison(page, results, more=sections)
+    return write_comparison(page, results, rows=compare_models(results, n=n), more=sections)
