@@ -10,6 +10,7 @@ from importlib.util import find_spec as _find_spec
 
 from .files import *
 from .config import *
+from .remote import *
 from .processes import *
 from .data.listing import *
 from .data.readers import *
@@ -38,6 +39,7 @@ from .models.zoo import *
 from .losses import *
 from .kept import *
 from .learner import *
+from .loggers import *
 from .kind import *
 from .scoring import *
 from .calibration import *
@@ -50,6 +52,7 @@ from .detector import *
 from .estimate import *
 from .exported import *
 from .serve import *
+from .hub import *
 from .sklearn import *
 from .viz.images import *
 from .viz.curves import *
@@ -60,6 +63,7 @@ from .report.html import *
 from .report.interactive import *
 from .report.run import *
 from .report.comparison import *
+from .runs.table import *
 from .runs.folder import *
 from .runs.score import *
 from .runs.train import *

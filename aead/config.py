@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Setting', 'did_you_mean', 'Registry', 'DataConfig', 'TrainConfig', 'DetectConfig', 'check_inspect', 'HeadConfig',
            'Config', 'config_from_dict', 'config_to_dict', 'fit_frame', 'settle_size', 'resolve_config',
-           'find_difference', 'list_recipes', 'load_recipe', 'flat_settings', 'with_settings', 'make_config']
+           'public_settings', 'find_difference', 'list_recipes', 'load_recipe', 'flat_settings', 'with_settings',
+           'make_config']
 
 # %% ../nbs/01_config.ipynb #b838fe28
 import inspect
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import get_args, get_type_hints
 
 import yaml
@@ -112,6 +114,11 @@ def _one_of(*names):
     quoted = [f"'{o}'" for o in names]
     return names.__contains__, f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
+# %% ../nbs/01_config.ipynb #08733c03
+_loggers = ('tensorboard', 'wandb', 'wandb:online', 'mlflow', 'mlflow:online') # what `train.log` may name
+
+def _are_loggers(v): return not v or set(o.strip() for o in v.split(',')) <= set(_loggers)
+
 # %% ../nbs/01_config.ipynb #18b7b736
 def _multiple_of(m, low, high):
     "The rule of the multiples of `m` in a closed range; its words name the nearest."
@@ -203,8 +210,10 @@ class TrainConfig(_Section):
     trim:float = 0. # share of the training images left out as suspicious, for data that may hold defects; 0: none
     fast:bool = True # channels-last memory, and bfloat16 where the processor has it
     save_every:float = 60. # seconds between checkpoints within an epoch; 0: one after each batch
+    log:str = '' # loggers, with commas: tensorboard, wandb, mlflow; they write to the run's folder. '': none
     seed:int = 0 # of weights, order and augmentation
-    _rules = {'epochs': _from_to(1, 100_000), 'steps': _from_to(1, 10_000_000), 'bs': _from_to(1, 4096),
+    _rules = {'log': (_are_loggers, f"some of {', '.join(_loggers)}, with commas"),
+              'epochs': _from_to(1, 100_000), 'steps': _from_to(1, 10_000_000), 'bs': _from_to(1, 4096),
               'copies': _from_to(1, 1000),
               'crop': _from_to(32, 16384, 'from 32 to 16384 pixels'), 'keep_mb': _from_to(0, 10_000_000),
               'lr': _between(0, 10, 'above 0 and below 10'), 'warmup': _between(0, 1), 'wd': _from_below(0, 10),
@@ -363,6 +372,22 @@ def resolve_config(
     convert = data.channels or (channels if channels in (1,3) else None)
     data = replace(cfg.data, channels=convert, split=split or data.split)
     return replace(cfg, data=data, models={**cfg.models, cfg.model: model})
+
+# %% ../nbs/01_config.ipynb #a91bae79
+def _is_absolute(v): return any(o(v).is_absolute() for o in (PurePosixPath, PureWindowsPath))
+
+def _without_folders(v):
+    "A value whose absolute paths are names."
+    if isinstance(v, dict): return {k: _without_folders(o) for k,o in v.items()}
+    if isinstance(v, list|tuple): return [_without_folders(o) for o in v]
+    return PureWindowsPath(v).name if isinstance(v, str) and _is_absolute(v) else v
+
+def public_settings(
+    cfg:Config # settings
+)->dict: # as `config_to_dict` gives them
+    "The settings without folders: of an absolute path and of the folder of the data, the name alone is left."
+    d = _without_folders(config_to_dict(cfg))
+    return {**d, 'data': {**d['data'], 'path': PureWindowsPath(cfg.data.path).name}}
 
 # %% ../nbs/01_config.ipynb #bf9f2f8e
 def find_difference(

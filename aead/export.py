@@ -164,7 +164,8 @@ def _metadata(det, graph, cert, answers):
     "What a file says about itself."
     score,amap = (o.tolist() for o in answers)
     return dict(schema=SCHEMA, config=config_to_dict(det.cfg), shape=_shape(det), outputs=graph.names,
-                threshold=det.threshold, why=det.why, guaranteed=det.limits.guaranteed, heat_max=det.heat_max,
+                n_groups=det.calibration.n_groups, threshold=det.threshold, why=det.why,
+                guaranteed=det.limits.guaranteed, heat_max=det.heat_max,
                 certificate=cert, check=dict(score=score, map=amap))
 
 # %% ../nbs/97_export.ipynb #f4a76bee

@@ -16,7 +16,7 @@ import pandas as pd
 from . import __version__
 from .data.listing import image_suffixes
 from .files import need_packages
-from .exported import load_exported
+from .exported import is_export, load_exported
 
 # %% ../nbs/67_serve.ipynb #1f2ee1cd
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def load_any(
     device=None # for a run: `cpu`, `cuda` or `cuda:N`; for a file: a provider. None: what is there
 ): # `Detector` or `ExportedDetector`
     "Loads a detector from a run or from an exported file."
-    if Path(run).suffix.lower()=='.onnx': return load_exported(run, providers=device)
+    if is_export(run): return load_exported(run, providers=device)
     from aead.detect import load_detector
     return load_detector(run, device)
 

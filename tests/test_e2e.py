@@ -292,7 +292,13 @@ def test_settings_of_a_family_that_do_not_fit(model, settings, says, part, tmp_p
     refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'cfg.yaml', '--out', tmp_path/'run'), *says)
     assert not (tmp_path/'run').exists()
 
-def test_train_on_the_embedded_data(tiny, tmp_path, cmd):
+def few_embedded_images(monkeypatch, *textures):
+    "The embedded data set with a part of its textures and regions, smaller."
+    from aead.data.synthetic import make_synthetic
+    monkeypatch.setattr('aead.runs.folder.make_synthetic', lambda path: make_synthetic(path, textures, sz=32, n_shots=1, n_regions=20))
+
+def test_train_on_the_embedded_data(tiny, tmp_path, cmd, monkeypatch):
+    few_embedded_images(monkeypatch, 'brick', 'gravel')
     res = cmd('train', '--layout', 'synthetic', '--category', 'brick', '--config', tiny, '--far', '0.3', '--epochs', '1', '--size', '24', '--seed', '3', '--out', tmp_path/'run')
     assert res.status==0, res.err
     m,t = check_run(tmp_path/'run', ['data'])
@@ -307,9 +313,8 @@ def test_train_on_the_embedded_data(tiny, tmp_path, cmd):
 def tiny_demo(monkeypatch, tiny):
     "The demonstration with a recipe and a data set that take a moment."
     from aead.config import make_config
-    from aead.data.synthetic import make_synthetic
     monkeypatch.setattr('aead.runs.train.make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
-    monkeypatch.setattr('aead.data.synthetic.make_synthetic', lambda path: make_synthetic(path, 'gravel', sz=32, n_shots=1, n_regions=20))
+    few_embedded_images(monkeypatch, 'gravel')
 
 def test_demo_is_a_recipe(monkeypatch, tiny, tmp_path, cmd):
     tiny_demo(monkeypatch, tiny)
@@ -553,6 +558,33 @@ def test_compare(run, tmp_path, cmd):
     refused(cmd('compare', '--runs', tmp_path/'nowhere'), 'no runs under', name='compare')
     refused(cmd('compare', '--runs', run, '--out', tmp_path/'c.doc'), '.csv, .md or .tex', name='compare')
 
+_without_torch = """import sys
+class Missing:
+    def find_spec(self, name, *args):
+        if name.split('.')[0] in ('torch','fastai','timm','sklearn'): raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+from aead.cli import main
+main(sys.argv[1:])"""
+
+def check_scores_of_a_file(run, file, part, tmp_path, cmd):
+    "The same table and heat maps from the run and from its file; the latter where PyTorch is missing."
+    for i in range(4): save(tmp_path/'in'/f'{i}.png', picture(600+i) if i%2 else dent(600+i)[0])
+    (tmp_path/'in'/'broken.png').write_bytes(b'no image')
+    for name,o,more in (('run', run, ()), ('file', file, ()), ('batch', run, ('--fdr', .6)), ('file batch', file, ('--fdr', .6))):
+        maps = () if more else ('--maps', tmp_path/f'{name} heat')
+        args = ['--run', o, '--input', tmp_path/'in', '--out', tmp_path/f'{name}.csv', *maps, *more]
+        res = cmd('score', *args)
+        assert res.status==0 and '5 images' in res.out and '1 unreadable' in res.out, res
+    read = {o: pd.read_csv(tmp_path/f'{o}.csv') for o in ('run','file','batch','file batch')}
+    for a,b in (('run','file'), ('batch','file batch')):
+        pd.testing.assert_frame_equal(read[a], read[b], check_exact=False, atol=1e-4, rtol=0)
+    heat = [sorted(o.name for o in (tmp_path/f'{k} heat').iterdir()) for k in ('run','file')]
+    assert heat[0]==heat[1] and len(heat[0])==4
+    args = ['score', '--run', file, '--input', tmp_path/'in', '--out', tmp_path/'alone.csv', '--maps', tmp_path/'alone heat']
+    res = subprocess.run([sys.executable, '-c', _without_torch, *map(str, args)], capture_output=True, text=True)
+    assert res.returncode==0 and 'loading' not in res.stderr, res.stderr
+    assert (tmp_path/'alone.csv').read_bytes()==(tmp_path/'file.csv').read_bytes()
+
 def test_export(run, part, tmp_path, cmd):
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
@@ -561,6 +593,7 @@ def test_export(run, part, tmp_path, cmd):
     from aead.exported import load_exported
     s = pd.read_csv(run/'scores.csv').query('split=="test"')
     assert np.allclose(load_exported(tmp_path/'new'/'m.onnx').predict([part.parent/o if not (part/o).exists() else part/o for o in s.path]).score, s.score, atol=1e-4)
+    check_scores_of_a_file(run, tmp_path/'new'/'m.onnx', part, tmp_path, cmd)
     refused(cmd('export', '--run', run, '--out', tmp_path/'m.pt'), '.onnx', name='export')
     refused(cmd('export', '--run', tmp_path/'no', '--out', tmp_path/'m.onnx'), 'no run folder', name='export')
 

@@ -6,12 +6,14 @@
 __all__ = ['estimate_training', 'train_run', 'demo_run']
 
 # %% ../../nbs/86_runs.train.ipynb #e4f9791c
-import shutil, tempfile
+import io, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..files import one_writer, remove_leftovers, save_yaml
 from ..config import Config, config_to_dict, find_difference, make_config
@@ -19,6 +21,7 @@ from ..data.catalog import count_classes, spread_indices, unused_masks
 from ..data.preprocessing import read_image
 from ..data.dataset import check_images
 from ..data.splits import resolve_split
+from ..loggers import log_results
 from ..calibration import round_rate
 from ..detect import (check_and_split, foresee_fallback, get_device, resolve, split_readable, train_detector,
                          validate)
@@ -241,6 +244,24 @@ def _run_alone(out, cfg, resume, device, estimate):
     if resume and not out.is_dir(): raise FileNotFoundError(f"there is nothing to resume: {out} does not exist")
     with one_writer(out): return _run(out, cfg, resume, device, estimate)
 
+# %% ../../nbs/86_runs.train.ipynb #d9dbb932
+def _pixels(fig):
+    "A figure as a picture `h w 3`, uint8."
+    file = io.BytesIO()
+    fig.savefig(file, format='png', dpi=100)
+    return np.asarray(Image.open(file).convert('RGB'))
+
+def _draw_results(out):
+    "Curves and worst cases of a run, as pictures by name."
+    from aead.viz.curves import fig_curves
+    from aead.viz.images import fig_gallery, get_gallery
+    run = RunFolder(out)
+    curves = {k: run.curve(k) for k in ('roc','pr','pro')}
+    figures = {k: fig_curves(c, k) for k,c in curves.items() if c is not None}
+    gallery = get_gallery(run.scores, out, resize=run.config.data.resize)
+    if any(gallery.values()): figures['worst cases'] = fig_gallery(gallery, run.metrics['heat_max'])
+    return {k: _pixels(o) for k,o in figures.items()}
+
 # %% ../../nbs/86_runs.train.ipynb #af448b89
 def _run(out, cfg, resume, device, estimate):
     "What `train_run` does in a folder that is its own."
@@ -255,7 +276,9 @@ def _run(out, cfg, resume, device, estimate):
     if not is_trained: _train(out, asked, cfg, df, goes_on, device, estimate)
     elif goes_on: RunFolder(out).set_catalog(df, RunFolder(out).root)
     _forget_unfinished(out)
-    return evaluate_run(out, device=device, skipped=skipped)
+    metrics = evaluate_run(out, device=device, skipped=skipped)
+    log_results(cfg, out, metrics, partial(_draw_results, out))
+    return metrics
 
 # %% ../../nbs/86_runs.train.ipynb #262e393a
 def _is_demo(out, cfg):

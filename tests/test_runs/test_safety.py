@@ -11,7 +11,8 @@ from aead.detect import load_detector
 from aead.files import one_writer
 from aead.runs.crossval import cross_validate
 from aead.runs.folder import RunFolder
-from aead.runs.score import _unique_names, calibrate_run, evaluate_run, score_images
+from aead.runs.score import calibrate_run, evaluate_run, score_images
+from aead.runs.table import _unique_names
 from aead.runs.train import train_run
 
 from ..conftest import make_cfg
@@ -72,7 +73,7 @@ def test_no_two_heat_maps_have_one_name(tmp_path):
     assert len(set(got))==len(names) and got[4:]==['2.png','a/1.png']
 
 def test_a_table_that_cannot_be_written_is_kept(run, photos, tmp_path, monkeypatch):
-    import aead.runs.score as s
+    import aead.runs.table as s
     def full(path): raise OSError(28, 'No space left on device', str(path))
     monkeypatch.setattr(s, 'atomic_write', full)
     monkeypatch.setattr(s.tempfile, 'gettempdir', lambda: str(tmp_path))
@@ -80,7 +81,7 @@ def test_a_table_that_cannot_be_written_is_kept(run, photos, tmp_path, monkeypat
     assert len(pd.read_csv(tmp_path/'kept-s.csv'))==3
 
 def test_maps_that_cannot_be_written_cost_no_scores(run, photos, tmp_path, monkeypatch):
-    import aead.runs.score as s
+    import aead.runs.table as s
     def full(*a): raise OSError(28, 'No space left on device', 'heat')
     monkeypatch.setattr(s, '_heat_png', full)
     with pytest.raises(OSError, match='No space'): score_images(run, photos, tmp_path/'s.csv', tmp_path/'heat')
