@@ -97,7 +97,7 @@ def _convert(graph, shape, name):
         try: return torch.onnx.export(graph, args, **names, dynamo=True, verbose=False)
         except Exception as e: raise ValueError(f"{name} cannot be exported: {str(e).splitlines()[0]}") from e
 
-# %% ../nbs/97_export.ipynb #b1682a6c
+# %% ../nbs/97_export.ipynb #3d72224d
 def _strip_notes(model):
     "Leaves out what the exporter notes at the nodes of a program."
     for o in model.graph.node: del o.metadata_props[:]
