@@ -39,10 +39,10 @@ demo: venv
 lint: venv
 	$(BIN)/ruff check aead nbs tests scripts
 
+# Each worker begins with a half of the tests, so that what a file shares is made once; who is done takes over from the other.
 test: lint
-	$(BIN)/python -m pytest -q tests/test_notebooks.py tests/test_style.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=15 tests --ignore tests/test_notebooks.py --ignore tests/test_style.py --ignore tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15 tests --ignore tests/browser
 
 # For daily use: the notebooks that differ from the last commit, and the tests that mirror them.
 test-quick: lint

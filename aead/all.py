@@ -10,6 +10,7 @@ from importlib.util import find_spec as _find_spec
 
 from .files import *
 from .config import *
+from .remote import *
 from .data.listing import *
 from .data.readers import *
 from .data.catalog import *
@@ -50,6 +51,7 @@ from .detector import *
 from .estimate import *
 from .exported import *
 from .serve import *
+from .hub import *
 from .sklearn import *
 from .viz.images import *
 from .viz.curves import *

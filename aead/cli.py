@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Option', 'Command', 'commands', 'registered_names', 'option_names', 'setting_options', 'options_of', 'build_parser',
            'parse', 'command', 'run_command', 'main', 'demo', 'train', 'evaluate', 'score', 'calibrate', 'compare',
-           'crossval', 'export', 'serve', 'benchmark']
+           'crossval', 'export', 'serve', 'push', 'benchmark']
 
 # %% ../nbs/98_cli.ipynb #1533de28
 import argparse, inspect, os, re, shlex, signal, sys, threading, warnings
@@ -448,13 +448,25 @@ def _variants(recipes, models, over):
         for m in models: out[r+(f' {m}' if m else '')+mark] = dict(recipe=r, model=m, **over)
     return out
 
+# %% ../nbs/98_cli.ipynb #fc2e2a5b
+def _crossval_categories(variants, table, data, layout, category, which, where):
+    "Compares a detector for each category with one for all of them; prints the table, writes it and a page."
+    from aead.runs.crossval import compare_categories, summarize_categories, write_categories
+    names = category if category=='all' else [o.strip() for o in category.split(',') if o.strip()]
+    t = compare_categories(variants, table, data, layout, names, *which, *where)
+    summary = summarize_categories(table)
+    print(summary.round(3).to_string(index=False))
+    print(f"\nlook at {write_categories(table, summary)}")
+    return t
+
 # %% ../nbs/98_cli.ipynb #85caa015
-@command('data layout recipes folds', '--data parts --table parts.csv',
+@command('data layout category recipes folds', '--data parts --table parts.csv',
          '--layout synthetic --recipes "default,nearest neighbour" --folds 0 --table embedded.csv')
 def crossval(
     table:str, # CSV of the results; rows that are there are not made again
     data:str=None, # folder of the images; not needed for the layout synthetic
     layout:str='folder', # how the folder is arranged
+    category:str=None, # a category; several with commas, or all: a detector for each, and one for all of them
     recipes:str='default', # recipes, with commas; also the baselines 'nearest neighbour', 'principal components'
     models:str=None, # families, with commas, each in place of the recipes' own
     head:bool=None, # with or without the defect head; by default as the recipe has it
@@ -466,13 +478,15 @@ def crossval(
     device:str=None, # cpu, cuda or cuda:N; by default a GPU if there is one
     out:str='runs/crossval' # folder of the runs
 )->object: # the table
-    "Cross-validate recipes over folds and seeds: means over folds, intervals over groups."
+    "Cross-validate recipes over folds and seeds, or compare a detector for each category with one for all."
     from aead.runs.crossval import cross_validate, summarize_folds
     if layout!='synthetic' and data is None: raise ValueError('--data is missing; see aead crossval --help')
     families = models.split(',') if models else [None]
     variants = _variants(recipes.split(','), families, dict(head=head, steps=steps, size=size))
     which = tuple(splits.split(',')),_numbers('folds', folds),_numbers('seeds', seeds)
-    t = cross_validate(variants, table, data, layout, *which, out, device)
+    if category=='all' or ',' in (category or ''):
+        return _crossval_categories(variants, table, data, layout, category, which, (out, device))
+    t = cross_validate(variants, table, data, layout, *which, out, device, category)
     print(summarize_folds(table).round(3).to_string(index=False))
     return t
 
@@ -511,6 +525,22 @@ def serve(
     from aead.serve import serve, ServeLimits
     roots = [o.strip() for o in (root or '').split(',') if o.strip()]
     serve(run, host, port, roots, ServeLimits(upload_mb, seconds=seconds, waiting=waiting), device)
+
+# %% ../nbs/98_cli.ipynb #b232887c
+@command('license private out', '--run runs/first --repo me/parts --license apache-2.0',
+         '--run runs/first --repo me/parts --out look_at_it')
+def push(
+    run:str, # folder of the run
+    repo:str, # OWNER/NAME of the repository; made if need be
+    license:str=None, # licence of the model, such as apache-2.0; by default none is stated
+    private:bool=True, # whether only you and your organisation can read it
+    out:str=None # folder to write the files to, in place of sending them
+)->str: # its address
+    "Send a run to the Hugging Face Hub with a model card: settings, weights, threshold, metrics; no image."
+    from aead.hub import push_run
+    at = push_run(run, repo, None, private, license, out)
+    print(f"written to {at}, nothing was sent" if out else f"sent; load it with load_detector('{at}')")
+    return at
 
 # %% ../nbs/98_cli.ipynb #c249beb2
 @command('models runs size out', '', '--runs runs/first,runs/second --out speed.csv')

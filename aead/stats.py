@@ -21,9 +21,9 @@ from .metrics import image_metrics, check_maps, label_pixels
 # %% ../nbs/61_stats.ipynb #b3cabfe4
 def _strata(df):
     "Row positions of each group: the groups without defects, and those with."
-    at = pd.Series(np.arange(len(df))).groupby(df.group.to_numpy()).apply(np.array)
-    bad = df.groupby('group').label.max().reindex(at.index)
-    return [list(at[bad==b]) for b in (0,1) if (bad==b).any()]
+    groups = df.groupby('group')
+    at,bad = groups.indices,groups.label.max()
+    return [[at[g] for g in bad.index[bad==b]] for b in (0,1) if (bad==b).any()]
 
 # %% ../nbs/61_stats.ipynb #ae5dafa7
 def resample_groups(

@@ -8,4 +8,4 @@ cp -r tests "$here/tests"
 cd "$here"
 "$bin/python" -c 'import aead, sys; assert "site-packages" in aead.__file__, aead.__file__'
 "$bin/aead" demo --out "$here/demo"
-"$bin/python" -m pytest -q -n 2 -p no:cacheprovider tests
+"$bin/python" -m pytest -q -n 2 --dist worksteal -p no:cacheprovider tests

@@ -292,7 +292,13 @@ def test_settings_of_a_family_that_do_not_fit(model, settings, says, part, tmp_p
     refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'cfg.yaml', '--out', tmp_path/'run'), *says)
     assert not (tmp_path/'run').exists()
 
-def test_train_on_the_embedded_data(tiny, tmp_path, cmd):
+def few_embedded_images(monkeypatch, *textures):
+    "The embedded data set with a part of its textures and regions, smaller."
+    from aead.data.synthetic import make_synthetic
+    monkeypatch.setattr('aead.runs.folder.make_synthetic', lambda path: make_synthetic(path, textures, sz=32, n_shots=1, n_regions=20))
+
+def test_train_on_the_embedded_data(tiny, tmp_path, cmd, monkeypatch):
+    few_embedded_images(monkeypatch, 'brick', 'gravel')
     res = cmd('train', '--layout', 'synthetic', '--category', 'brick', '--config', tiny, '--far', '0.3', '--epochs', '1', '--size', '24', '--seed', '3', '--out', tmp_path/'run')
     assert res.status==0, res.err
     m,t = check_run(tmp_path/'run', ['data'])
@@ -307,9 +313,8 @@ def test_train_on_the_embedded_data(tiny, tmp_path, cmd):
 def tiny_demo(monkeypatch, tiny):
     "The demonstration with a recipe and a data set that take a moment."
     from aead.config import make_config
-    from aead.data.synthetic import make_synthetic
     monkeypatch.setattr('aead.runs.train.make_config', lambda *a, **k: make_config(None, tiny, layout='synthetic', category='gravel', epochs=1))
-    monkeypatch.setattr('aead.data.synthetic.make_synthetic', lambda path: make_synthetic(path, 'gravel', sz=32, n_shots=1, n_regions=20))
+    few_embedded_images(monkeypatch, 'gravel')
 
 def test_demo_is_a_recipe(monkeypatch, tiny, tmp_path, cmd):
     tiny_demo(monkeypatch, tiny)

@@ -260,7 +260,7 @@ def _stack_items(items):
 def read_batches(
     ds:ImageDataset, # data set
     bs:int=32, # images in a batch
-    threads:int=2 # readers
+    threads:int=2 # that read; 0: each image is read when its turn comes
 ):
     "Yields `(indices, batch)` in order and a batch ahead, and `(index, error)` for an image that cannot be read."
     batch = {}

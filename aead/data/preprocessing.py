@@ -234,9 +234,12 @@ def read_ahead(
     read, # function of a number, which gives what is read
     n:int, # numbers, from 0
     ahead:int, # how many are read ahead, at least 1
-    threads:int=2 # that read
+    threads:int=2 # that read; 0: each is read when its turn comes
 ):
     "Yields `(number, what was read)` in order; for what cannot be read, the `ValueError` or `OSError`."
+    if threads==0:
+        yield from ((i, _try_read(read, i)) for i in range(n))
+        return
     with ThreadPoolExecutor(threads) as pool:
         todo = iter(range(n))
         waiting = deque(pool.submit(_try_read, read, i) for i in islice(todo, ahead))

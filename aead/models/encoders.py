@@ -9,6 +9,7 @@ __all__ = ['encoders', 'Encoder', 'stage_layers', 'Taps', 'vgg16', 'read_weights
 # %% ../../nbs/22_models.encoders.ipynb #b5f9e0bf
 import hashlib, inspect, pickle, re, warnings
 from difflib import get_close_matches
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -92,9 +93,19 @@ def _skeleton(name, **kw):
     import timm
     with torch.device('meta'): return timm.create_model(name, **kw)
 
-def _gives_features(name):
-    try: return bool(_skeleton(name, features_only=True).feature_info.out_indices)
-    except (RuntimeError, AttributeError): return False
+@cache
+def _look(name, entry):
+    "The stages that a network of timm gives, and how many it has; none and 0 where it gives no feature maps."
+    try:
+        info = _skeleton(name, features_only=True).feature_info
+        return tuple(info.out_indices), len(info.info)
+    except (RuntimeError, AttributeError): return (), 0
+
+def _get_stages(name):
+    import timm
+    return _look(name, timm.models.model_entrypoint(name))               # a name may be registered anew
+
+def _gives_features(name): return bool(_get_stages(name)[0])
 
 def _is_network(o): return callable(o) and o not in encoders.values()
 
@@ -132,7 +143,7 @@ def stage_layers(
     f = encoders.get(name, name)
     if callable(f): return tuple(inspect.signature(f).parameters['layers'].default)
     _check_name(name)
-    return tuple(_skeleton(name, features_only=True).feature_info.out_indices)
+    return _get_stages(name)[0]
 
 # %% ../../nbs/22_models.encoders.ipynb #e66d7feb
 class Taps(nn.Module):
@@ -480,16 +491,17 @@ def _new_encoder(name, ni, layers):
     return net if isinstance(net, Encoder) else Encoder(net, ni, name=builder.__name__)
 
 # %% ../../nbs/22_models.encoders.ipynb #eeaf4e92
-def _any_size(name):
+@cache
+def _any_size(name, entry):
     "The argument that makes a transformer of timm take images of other sizes than that of its training."
     known = inspect.signature(type(_skeleton(name))).parameters
     return {'dynamic_img_size': True} if 'dynamic_img_size' in known else {}
 
 def _timm_encoder(name, ni, layers):
     import timm
-    n = len(_skeleton(name, features_only=True).feature_info.info)
-    layers = _check_layers(name, layers, n)
-    net = timm.create_model(name, features_only=True, in_chans=ni, out_indices=layers, **_any_size(name))
+    layers = _check_layers(name, layers, _get_stages(name)[1])
+    sizes = _any_size(name, timm.models.model_entrypoint(name))
+    net = timm.create_model(name, features_only=True, in_chans=ni, out_indices=layers, **sizes)
     return Encoder(net, ni, name, name)
 
 # %% ../../nbs/22_models.encoders.ipynb #e50348e3

@@ -157,17 +157,18 @@ def _write_curves(file, ev, t):
 # %% ../../nbs/85_runs.score.ipynb #ecb24605
 def _write_evaluation(out, run, det, ev, metrics, keep):
     "`scores.csv`, `curves.csv`, `report.html`, and last `metrics.json`, which says that all is there."
-    save_catalog(ev.table, out/'scores.csv', run.root)
+    root = run.root
+    save_catalog(ev.table, out/'scores.csv', root)
     at = np.flatnonzero(ev.table.split=='test')
     t = ev.table.iloc[at].reset_index(drop=True)
     pro = _write_curves(out/'curves.csv', ev, t)
-    shown = t.assign(path=[relative_path(p, run.root) for p in t.path], area=[keep.areas[j] for j in at])
+    shown = t.assign(path=[relative_path(p, root) for p in t.path], area=[keep.areas[j] for j in at])
     audit = metrics['audit'] or {}
     notes = [audit['text']] if audit.get('leaks') else []
     about = f"{metrics['category'] or metrics['data']}, {det.cfg.model}"
     config = {**config_to_dict(det.cfg), 'name': about, 'run': run.name}
     pictures = {i: keep.pictures[j] for i,j in enumerate(at)}
-    twins = _twins(audit, run.root)
+    twins = _twins(audit, root)
     report = RunReport(config, metrics, shown, run.history, pictures, notes, pro, det.origins, twins)
     write_report(out/'report.html', report)
     text = json.dumps(metrics, indent=1, allow_nan=False)

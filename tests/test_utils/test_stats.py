@@ -16,7 +16,15 @@ def table(rng, n=60, k=3, p=.4):
     score = y+rng.normal(size=n)
     return pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'group': g, 'label': y.astype(int), 'score': score})
 
-def auc(d): return {'auc': roc_auc_score(d.label, d.score) if d.label.nunique()==2 else None}
+def win(y, s):
+    "Whether each defective image scores above each good one; ties count one half."
+    bad,good = s[y==1][:,None],s[y==0]
+    return (bad>good)+.5*(bad==good)
+
+def auc(d):
+    "AUROC by pairs; None without both kinds."
+    y,s = d.label.to_numpy(),d.score.to_numpy()
+    return {'auc': win(y, s).mean() if 0<y.sum()<len(y) else None}
 
 def logit(p): return np.log(p/(1-p))
 
@@ -37,6 +45,7 @@ def test_interval_on_the_logit_scale(seed):
     v,draws = auc(t)['auc'],[auc(t.iloc[d])['auc'] for d in resample_groups(t, 300, seed)]
     m = min((t.groupby('group').label.max()==b).sum() for b in (0,1))
     half = st.t.ppf(.975, m-1)*np.std(draws, ddof=1)*np.sqrt(m/(m-1))/(v*(1-v))
+    assert np.isclose(v, roc_auc_score(t.label, t.score))
     assert np.isclose(logit(hi)-logit(v), half) and np.isclose(logit(v)-logit(lo), half) and 0<lo<v<hi<1
     narrow = group_interval(t, auc, 300, .5, seed)['auc']
     assert lo<narrow[0]<v<narrow[1]<hi
@@ -62,11 +71,6 @@ def test_a_perfect_metric_gets_a_bound(m):
     assert np.allclose(group_interval(t, auc)['auc'], st.binomtest(m, m).proportion_ci(.95, 'exact'))
     worst = t.assign(score=-t.score)
     assert np.allclose(group_interval(worst, auc)['auc'], st.binomtest(0, m).proportion_ci(.95, 'exact'))
-
-def win(y, s):
-    "Whether each defective image scores above each good one; ties count one half."
-    bad,good = s[y==1][:,None],s[y==0]
-    return (bad>good)+.5*(bad==good)
 
 @pytest.mark.parametrize('seed', range(100))
 def test_delong_by_pairs(seed):
