@@ -63,6 +63,7 @@ from .report.html import *
 from .report.interactive import *
 from .report.run import *
 from .report.comparison import *
+from .quantize import *
 from .runs.table import *
 from .runs.folder import *
 from .runs.score import *

@@ -524,18 +524,22 @@ def crossval(
     return t
 
 # %% ../nbs/98_cli.ipynb #d9ff1ded
-@command('n', '--run runs/first --out first.onnx', '--run runs/first --out first.onnx --n 64')
+@command('n int8', '--run runs/first --out first.onnx', '--run runs/first --out first.onnx --int8')
 def export(
     run:str, # folder of the run
     out:str, # ONNX file to write
     n:int=16, # images on which file and run are compared, at most
-    data:str=None # where the images of the run are now, if they have moved
+    data:str=None, # where the images of the run are now, if they have moved
+    int8:bool=False # compute the network in eight bits, and say what that costs
 )->dict: # the certificate
     "Write a run as one ONNX file with the whole scoring graph, after a comparison of both."
     from aead.export import export_run
-    c = export_run(run, out, n, data)
+    c = export_run(run, out, n, data, int8)
     on = f"{c['images']} {'of the run’s' if c['real'] else 'made-up'} images"
     print(f"{out}: on {on}, scores differ by at most {c['score']:.1g} and maps by {c['map']:.1g}")
+    if q := c.get('int8'):
+        print(f"int8: AUROC on synthetic defects {q['auroc_int8']:.4f} ({q['auroc']:.4f} in floats), "
+              f"{q['bytes_int8']/1e6:.2g} MB ({q['bytes']/1e6:.2g}), {q['speed']:.2g} times as fast; own threshold")
     return c
 
 # %% ../nbs/98_cli.ipynb #07494e51

@@ -99,12 +99,13 @@ def is_sealed(
         return None if at is None else data[at:at+64].decode('ascii', 'replace')==_hash_around(data, at)
 
 def seal(
-    path, # ONNX file to change
-    meta:dict # what it says about itself; JSON
+    path, # ONNX file to change, or to write
+    meta:dict, # what it says about itself; JSON
+    model=None # ONNX program to write there; None: the file's own
 ):
     "Writes metadata and digest into an ONNX file."
     import onnx
-    model = onnx.load(path)
+    model = onnx.load(path) if model is None else model
     del model.metadata_props[:]
     for k,v in {'aead': json.dumps(meta), _digest_key: '0'*64}.items(): model.metadata_props.add(key=k, value=v)
     onnx.save(model, path)
@@ -163,8 +164,16 @@ class ExportedDetector:
         self.certificate,self.check = meta['certificate'],meta['check']
         self.threshold,self.why,self.heat_max = meta['threshold'],meta['why'],meta['heat_max']
         self.guaranteed,self.n_groups = meta.get('guaranteed'),meta.get('n_groups')
+        self.int8 = self.certificate.get('int8')                # what eight bits cost; None: computed in floats
         self.channels,*self.hw = meta['shape']
         self.outputs = meta['outputs']
+
+    def __repr__(self):
+        (h,w),c = self.hw,self.int8
+        thr = 'no threshold' if self.threshold is None else f'threshold {self.threshold:.4g}'
+        bits = c and (f", int8: AUROC on synthetic defects {c['auroc_int8']:.3f}, {c['auroc']:.3f} in floats; "
+                      f"{c['speed']:.2g} times as fast")
+        return f"ExportedDetector({self.cfg.model} at {h}×{w} px, {thr}{bits or ''})"
 
     def _check(self, path):
         "Complains if the file was changed, or gives other scores here than where it was written."

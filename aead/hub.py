@@ -22,6 +22,7 @@ from .metrics import METRICS
 from .detector import AnomalyDetector
 
 # %% ../nbs/68_hub.ipynb #6f5ae088
+# what goes up, if it is there
 hub_files = ('README.md', 'config.yaml', 'resolved.yaml', 'model.safetensors', 'calibration.json', 'metrics.json')
 
 def _numbered(c, numbers):
