@@ -7,7 +7,7 @@ __all__ = ['Scored', 'local_path', 'open_address', 'ImageSource', 'digest_source
            'ImageReader', 'score_part', 'ScoreFolder', 'read_scores', 'connect_ray', 'share_cores', 'score_dataset',
            'ScoringPlan', 'plan_scoring']
 
-# %% ../nbs/78_cluster.ipynb #925437f9
+# %% ../nbs/78_cluster.ipynb #68642bc2
 import contextlib, hashlib, io, json, logging, math, os, socket, tempfile, time, warnings
 from collections import namedtuple
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .data.listing import image_suffixes, is_hidden, list_images, natural_key, s
 from .data.preprocessing import read_ahead
 from .data.inputs import place_rows
 
-# %% ../nbs/78_cluster.ipynb #ee2295b7
+# %% ../nbs/78_cluster.ipynb #73340236
 def local_path(
     address # path or address
 )->str|None: # None: it is not a path of this machine
@@ -32,7 +32,7 @@ def local_path(
     if not sep: return str(address)
     return rest if scheme in ('file','local') else None
 
-# %% ../nbs/78_cluster.ipynb #68a5d5cb
+# %% ../nbs/78_cluster.ipynb #951da0ee
 def _why(e):
     "An error of any package as one line."
     text = ' '.join(str(e).split()) or type(e).__name__
@@ -47,7 +47,7 @@ def open_address(
     except ImportError as e: raise ValueError(f"{address} cannot be opened here: {_why(e)}") from None
     except Exception as e: raise ValueError(f"{address} is no address that can be opened: {_why(e)}") from None
 
-# %% ../nbs/78_cluster.ipynb #9903cdce
+# %% ../nbs/78_cluster.ipynb #b3e0219f
 _chunk = 2**16 # addresses of a list in memory at a time
 
 def _read_lines(f, column):
@@ -75,7 +75,7 @@ _readers = {'.txt': _read_lines, '.csv': _read_csv, '.parquet': _read_parquet}
 
 def _suffix(address): return os.path.splitext(str(address))[1].lower()
 
-# %% ../nbs/78_cluster.ipynb #c5332424
+# %% ../nbs/78_cluster.ipynb #9236ee5f
 def _list_folder(fs, root, address):
     "Addresses of the images under a folder, in natural order, masks left out."
     local = local_path(address)
@@ -86,7 +86,7 @@ def _list_folder(fs, root, address):
     images = split_masks([Path(o) for o in names], Path(root))[0]
     return [fs.unstrip_protocol(o.as_posix()) for o in images]
 
-# %% ../nbs/78_cluster.ipynb #f6eac002
+# %% ../nbs/78_cluster.ipynb #628af64f
 class ImageSource:
     "Addresses of images: of an image, a folder, or a list."
     def __init__(self,
@@ -123,7 +123,7 @@ class ImageSource:
         local = local_path(self.input)
         return local if local is not None and os.path.isdir(local) else None
 
-# %% ../nbs/78_cluster.ipynb #ca6b5c08
+# %% ../nbs/78_cluster.ipynb #392d2b0d
 @patch
 def _place(self:ImageSource, name, folder):
     "The address of a name in a list."
@@ -154,7 +154,7 @@ def _stream(self:ImageSource):
             if names is None: return
             yield [self._place(o, folder) for o in names]
 
-# %% ../nbs/78_cluster.ipynb #b7eb3024
+# %% ../nbs/78_cluster.ipynb #cef1de55
 def digest_source(
     source:ImageSource # images
 )->tuple: # how many there are, and the SHA-256 of their addresses
@@ -166,7 +166,7 @@ def digest_source(
     if not n: raise ValueError(f"no images in {source.input}")
     return n, h.hexdigest()
 
-# %% ../nbs/78_cluster.ipynb #3a9ea15f
+# %% ../nbs/78_cluster.ipynb #76975881
 _of_run = 'resolved.yaml','config.yaml','model.safetensors','calibration.json' # that a detector is loaded from
 
 def pack_detector(
@@ -186,7 +186,7 @@ def _digest_files(files):
     for k in sorted(files): h.update(f'{k if len(files)>1 else ""} {len(files[k])} '.encode()+files[k])
     return h.hexdigest()
 
-# %% ../nbs/78_cluster.ipynb #a0d571c4
+# %% ../nbs/78_cluster.ipynb #863c8b11
 def _load(path, device):
     "A detector from a run folder or an exported file."
     if path.is_file():
@@ -204,7 +204,7 @@ def unpack_detector(
         for k,v in files.items(): (Path(d)/k).write_bytes(v)
         return _load(Path(d)/next(iter(files)) if len(files)==1 else Path(d), device)
 
-# %% ../nbs/78_cluster.ipynb #5f320517
+# %% ../nbs/78_cluster.ipynb #899b2e6b
 _tries = 3 # to fetch an image
 _hopeless = FileNotFoundError, PermissionError, IsADirectoryError # errors that another try does not mend
 
@@ -237,7 +237,7 @@ class ImageReader:
         except Exception as e: raise OSError(f'{address}: {_why(e)}') from None
         return str(path)
 
-# %% ../nbs/78_cluster.ipynb #33a52ea2
+# %% ../nbs/78_cluster.ipynb #ab2a92d5
 _few = 256 # images that are fetched while as many are scored
 _fetchers = 8 # threads that fetch them
 _columns = 'score','p_value','decision','answer','kind_p','odd'
@@ -259,7 +259,7 @@ def _score_few(det, addresses, files, bad):
         done = t[[*_columns]].set_index(pd.Index(list(files)))[(t.error=='').to_numpy()]
     return place_rows(pd.DataFrame({'path': addresses}), done, errors)
 
-# %% ../nbs/78_cluster.ipynb #8f13a01c
+# %% ../nbs/78_cluster.ipynb #2e2de570
 def score_part(
     det, # `Detector` or `ExportedDetector`
     addresses:list, # of images
@@ -275,7 +275,7 @@ def score_part(
             for o in Path(folder).glob(f'{k}-*'): o.unlink()
     return pd.concat(tables, ignore_index=True).assign(schema=SCHEMA)
 
-# %% ../nbs/78_cluster.ipynb #f740c7aa
+# %% ../nbs/78_cluster.ipynb #9857cbee
 def _types():
     "Types of the columns."
     import pyarrow as pa
@@ -290,7 +290,7 @@ def _to_parquet(t):
     pq.write_table(pa.Table.from_pandas(t, _types(), preserve_index=False), f, compression='zstd')
     return f.getvalue()
 
-# %% ../nbs/78_cluster.ipynb #e37eea22
+# %% ../nbs/78_cluster.ipynb #cfb69f1a
 _manifest = 'manifest.json'
 _begin,_end = 'part-','.parquet' # of the name of a part, with its number between
 
@@ -326,7 +326,7 @@ class ScoreFolder:
         "Reads a file."
         return (Path(self.local)/name).read_bytes() if self.local else self.fs.cat_file(f'{self.root}/{name}')
 
-# %% ../nbs/78_cluster.ipynb #a7c397f2
+# %% ../nbs/78_cluster.ipynb #c96aad23
 @patch
 def names(self:ScoreFolder)->list: # of the files there, without those that are empty
     "Names of the files."
@@ -354,7 +354,7 @@ def manifest(self:ScoreFolder)->dict|None: # None: there is none
     if isinstance(found, dict) and {'images','list','run','part'} <= set(found): return found
     raise ValueError(f"{self.out}/{_manifest} is not what aead writes; choose another folder (--out)")
 
-# %% ../nbs/78_cluster.ipynb #6ac15c55
+# %% ../nbs/78_cluster.ipynb #0f286d7a
 _about = {'list': 'another list of images', 'run': 'another run or file', 'part': 'parts of another size'}
 
 @patch
@@ -370,7 +370,7 @@ def begin(self:ScoreFolder,
     if there is None: self.write(_manifest, json.dumps(manifest, indent=1).encode())
     return self.done()
 
-# %% ../nbs/78_cluster.ipynb #e64d9507
+# %% ../nbs/78_cluster.ipynb #6f3081a4
 def read_scores(
     out # folder or address that `score_dataset` wrote
 ): # tables as `score_part` gives them
@@ -383,7 +383,7 @@ def read_scores(
     if missing: raise ValueError(f"{missing} of {n} parts are missing in {out}; score the images again to add them")
     for i in range(n): yield pd.read_parquet(io.BytesIO(folder.read(folder.file(i))))
 
-# %% ../nbs/78_cluster.ipynb #f6485ed0
+# %% ../nbs/78_cluster.ipynb #af2d697a
 def _check_reachable(address):
     "Complains of a cluster that no one answers for."
     host,sep,port = address.rpartition('://')[2].rpartition(':')
@@ -401,7 +401,7 @@ def _ray_options(address):
     place = {'_temp_dir': '/tmp/ray'} if deep and os.name=='posix' else {}
     return dict(address='local', include_dashboard=False, object_store_memory=2**29, **place, **quiet)
 
-# %% ../nbs/78_cluster.ipynb #118eef4a
+# %% ../nbs/78_cluster.ipynb #762271f8
 _packages = 'ray','pyarrow','fsspec'
 _silent = {'RAY_USAGE_STATS_ENABLED': '0', 'RAY_BACKEND_LOG_LEVEL': 'fatal'} # that Ray reads when it is imported
 _starts = 3 # of Ray on this machine, which fails where the machine is very busy
@@ -421,7 +421,10 @@ def _start_ray(address):
                 return ray.init(**_ray_options(address))
         except Exception as e:
             for o in _children()-before: o.kill()                        # what a failed start leaves behind
-            if again and 'timed out' in str(e): continue
+            if 'timed out during startup' in str(e):
+                if again: continue
+                raise OSError("this machine is too busy to start Ray; try again, or start it with ray start --head "
+                              "and give --address auto") from None
             raise OSError(f"Ray cannot be {'joined at '+address if address else 'started'}: {_why(e)}") from None
 
 @contextlib.contextmanager
@@ -441,7 +444,7 @@ def connect_ray(
         yield not address
     finally: ray.shutdown()
 
-# %% ../nbs/78_cluster.ipynb #a4a4a159
+# %% ../nbs/78_cluster.ipynb #dae2f07a
 def share_cores(
     actors:int|None, # how many are asked for; None: one for each core
     nodes:list, # number of cores of each machine
@@ -456,7 +459,7 @@ def share_cores(
         raise ValueError(f"{actors} actors need as many cores, the cluster has {cores}; take fewer (--actors)")
     return actors, max(1, min(cores//actors, max(nodes)))
 
-# %% ../nbs/78_cluster.ipynb #4320e3bd
+# %% ../nbs/78_cluster.ipynb #57072d13
 _per_piece = 100 # parts in a piece of the list
 
 def _put_list(source, size):
@@ -472,7 +475,7 @@ def _put_list(source, size):
     if held: put(held)
     return refs
 
-# %% ../nbs/78_cluster.ipynb #6fe35440
+# %% ../nbs/78_cluster.ipynb #fa0e2fd6
 class _Actor:
     "Scores parts: a process with a detector."
     def __init__(self, files, pieces, size, base, cores, device):
@@ -497,7 +500,7 @@ class _Actor:
         return {'part': [i], 'data': [_to_parquet(t)], 'error': [bad[0] if bad else ''],
                 **{k: [int(v)] for k,v in counts.items()}}
 
-# %% ../nbs/78_cluster.ipynb #bf65707d
+# %% ../nbs/78_cluster.ipynb #3ff73a4e
 def _sees(address):
     "The version here, and whether an image is found."
     local = local_path(address)
@@ -521,7 +524,7 @@ def _ask_worker(source):
         raise ValueError(f"the workers of the cluster do not see {there}; give images in a folder that all machines "
                          "share, or at an address such as s3://…")
 
-# %% ../nbs/78_cluster.ipynb #98aac5ed
+# %% ../nbs/78_cluster.ipynb #d02da3b9
 def _score_parts(todo, actors, cores, device, kw):
     "Yields the rows that actors give back, in any order."
     import ray.data
@@ -547,7 +550,7 @@ def _quiet_data():
         for k,v in before.items(): setattr(context, k, v)
         log.setLevel(level)
 
-# %% ../nbs/78_cluster.ipynb #81c70f2e
+# %% ../nbs/78_cluster.ipynb #94676bb6
 Scored = namedtuple('Scored', 'images before flagged odd unreadable error')
 Scored.__doc__ = """How a call of `score_dataset` ended: `images` of the list, and those that were scored `before`;
 of the others, how many are flagged as defective, `odd`, and unreadable; and the first of their errors, or ''."""
@@ -560,7 +563,7 @@ def _blame(e, out):
     return ValueError(f"a worker failed: {text[-1] if text else type(cause).__name__}; what is done is kept in {out}, "
                       "and the same command goes on from there")
 
-# %% ../nbs/78_cluster.ipynb #0c9c661a
+# %% ../nbs/78_cluster.ipynb #60402913
 def _check_detector(files, device):
     "Complains of a detector that cannot be loaded, and says if it has no threshold."
     det = unpack_detector(files, None if str(device).startswith('cuda') else device)
@@ -599,7 +602,7 @@ def _begin_work(folder, run, source, part, files):
     done = folder.begin(about)
     return n, size, [i for i in range(math.ceil(n/size)) if i not in done]
 
-# %% ../nbs/78_cluster.ipynb #f64332a0
+# %% ../nbs/78_cluster.ipynb #754b7da1
 def score_dataset(
     run, # run folder, or ONNX file of an export
     input, # path or address of an image, a folder, or a list (text, CSV, Parquet)
@@ -622,7 +625,7 @@ def score_dataset(
             if not own: _ask_worker(source)
             return _run(folder, todo, n, size, _start_pool(source, files, size, len(todo), actors, device))
 
-# %% ../nbs/78_cluster.ipynb #eff766fe
+# %% ../nbs/78_cluster.ipynb #4e22720a
 @dataclass(frozen=True)
 class ScoringPlan:
     "What it takes to score many images."
@@ -639,7 +642,7 @@ class ScoringPlan:
                 f"{self.read_bytes/1e12:.3g} TB read at {8*self.bandwidth/1e9:.2g} Gbit/s a machine, "
                 f"{self.written_bytes/1e9:.3g} GB written, cost {self.cost:.3g}")
 
-# %% ../nbs/78_cluster.ipynb #103c66c9
+# %% ../nbs/78_cluster.ipynb #4d83441c
 _row = 120. # bytes of a row of scores, about
 
 def plan_scoring(
