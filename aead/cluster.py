@@ -11,6 +11,7 @@ __all__ = ['Scored', 'local_path', 'open_address', 'ImageSource', 'digest_source
 import contextlib, hashlib, io, json, logging, math, os, socket, tempfile, time, warnings
 from collections import namedtuple
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from fastcore.basics import chunked, patch
 from . import __version__
 from .files import atomic_write, check_apart, need_packages, one_writer, SCHEMA
 from .progress import describe_time, Progress
+from .remote import local_folder
 from .data.listing import image_suffixes, is_hidden, list_images, natural_key, split_masks
 from .data.preprocessing import read_ahead
 from .data.inputs import place_rows
@@ -167,18 +169,17 @@ def digest_source(
     return n, h.hexdigest()
 
 # %% ../nbs/78_cluster.ipynb #76975881
-_of_run = 'resolved.yaml','config.yaml','model.safetensors','calibration.json' # that a detector is loaded from
+_of_run = 'resolved.yaml','model.safetensors','calibration.json' # that a detector is loaded from
 
 def pack_detector(
-    run # run folder, or ONNX file of an export
+    run # run folder, `hf://owner/name`, or ONNX file of an export
 )->dict: # content of the files by name
     "The files of a detector."
-    run = Path(run)
+    run = local_folder(run, _of_run)
     if run.is_file(): return {run.name: run.read_bytes()}
     if not run.is_dir(): raise FileNotFoundError(f"no run folder or exported file at {run}")
-    there = [o for o in _of_run if (run/o).is_file()]
-    if 'resolved.yaml' in there: there = [o for o in there if o!='config.yaml']
-    return {o: (run/o).read_bytes() for o in there}
+    old = not (run/'resolved.yaml').is_file()                              # a run of an early version
+    return {o: (run/o).read_bytes() for o in ['config.yaml']*old+[*_of_run] if (run/o).is_file()}
 
 def _digest_files(files):
     "SHA-256 of files."
@@ -393,30 +394,53 @@ def _check_reachable(address):
         raise OSError(f"no cluster answers at {address} ({e.strerror or e}); start one with ray start --head, or "
                       "leave --address out to use this machine") from None
 
+def _free_ports(n):
+    "Ports that no one listens to."
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for o in free: o.bind(('127.0.0.1', 0))
+        return [o.getsockname()[1] for o in free]
+
 def _ray_options(address):
     "How Ray is started or joined."
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR)
     if address: return dict(address=address, **quiet)
     deep = len(os.environ.get('TMPDIR', ''))>40                          # the paths of its sockets are limited
     place = {'_temp_dir': '/tmp/ray'} if deep and os.name=='posix' else {}
-    return dict(address='local', include_dashboard=False, object_store_memory=2**29, **place, **quiet)
+    return dict(address='local', include_dashboard=False, object_store_memory=2**29,
+                _metrics_export_port=_free_ports(1)[0], **place, **quiet)
 
 # %% ../nbs/78_cluster.ipynb #762271f8
 _packages = 'ray','pyarrow','fsspec'
 _silent = {'RAY_USAGE_STATS_ENABLED': '0', 'RAY_BACKEND_LOG_LEVEL': 'fatal'} # that Ray reads when it is imported
 _starts = 3 # of Ray on this machine, which fails where the machine is very busy
 
+_agent_ports = 'metrics_agent_port','runtime_env_agent_port','dashboard_agent_listen_port'
+
+@contextlib.contextmanager
+def _fixed_ports(address):
+    "Gives the agents of a new node their ports, since Ray waits for those that they find themselves for 15 seconds only."
+    from ray._private import parameter
+    make = getattr(parameter, 'RayParams', None)
+    if address or make is None:
+        yield
+        return
+    parameter.RayParams = partial(make, **dict(zip(_agent_ports, _free_ports(len(_agent_ports)))))
+    try: yield
+    finally: parameter.RayParams = make
+
 def _children():
     import psutil                                                        # comes with Ray
     return set(psutil.Process().children())
 
+# %% ../nbs/78_cluster.ipynb #9669735d
 def _start_ray(address):
     "Starts or joins Ray, or says in one line why it cannot."
     import ray
     for again in [*[address is None]*(_starts-1), False]:
         before = _children()
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _fixed_ports(address):
                 warnings.simplefilter('ignore')
                 return ray.init(**_ray_options(address))
         except Exception as e:
@@ -427,6 +451,7 @@ def _start_ray(address):
                               "and give --address auto") from None
             raise OSError(f"Ray cannot be {'joined at '+address if address else 'started'}: {_why(e)}") from None
 
+# %% ../nbs/78_cluster.ipynb #487854e6
 @contextlib.contextmanager
 def connect_ray(
     address:str|None=None # `auto` or `HOST:PORT` of a cluster; None: this machine

@@ -1,6 +1,5 @@
 "Scoring by a cluster: the scores of the detector, whatever happens to a worker; what cannot be done is said in one line."
-import os, signal, socket, sys, zipfile
-from functools import partial
+import os, signal, sys, zipfile
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
@@ -24,23 +23,11 @@ def run(detector, tmp_path_factory):
 @pytest.fixture(scope='module')
 def images(synth): return synth.path[synth.split=='test'][:26].tolist()
 
-def free_ports(n):
-    "Ports that nobody listens to."
-    found = [socket.socket() for _ in range(n)]
-    for o in found: o.bind(('127.0.0.1', 0))
-    ports = [o.getsockname()[1] for o in found]
-    for o in found: o.close()
-    return ports
-
 @pytest.fixture(scope='module')
 def two_workers():
-    "A cluster of two cores on this machine. With ports of their own its agents may take their time, where the machine is busy."
-    from ray._private import parameter
-    names,before = ('metrics_agent_port','runtime_env_agent_port','dashboard_agent_listen_port'),cluster._ray_options
-    *ports,export = free_ports(4)
-    own = {'num_cpus': 2, 'object_store_memory': 80*2**20, '_metrics_export_port': export}
+    "A cluster of two cores on this machine."
+    before,own = cluster._ray_options,{'num_cpus': 2, 'object_store_memory': 80*2**20}
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(parameter, 'RayParams', partial(parameter.RayParams, **dict(zip(names, ports))))
         m.setattr(cluster, '_ray_options', lambda address: {**before(address), **own})
         with connect_ray(): yield
 
