@@ -118,8 +118,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                               'aead.cluster._children': ('cluster.html#_children', 'aead/cluster.py'),
                               'aead.cluster._digest_files': ('cluster.html#_digest_files', 'aead/cluster.py'),
                               'aead.cluster._fetch_few': ('cluster.html#_fetch_few', 'aead/cluster.py'),
-                              'aead.cluster._fixed_ports': ('cluster.html#_fixed_ports', 'aead/cluster.py'),
-                              'aead.cluster._free_ports': ('cluster.html#_free_ports', 'aead/cluster.py'),
                               'aead.cluster._list_folder': ('cluster.html#_list_folder', 'aead/cluster.py'),
                               'aead.cluster._load': ('cluster.html#_load', 'aead/cluster.py'),
                               'aead.cluster._put_list': ('cluster.html#_put_list', 'aead/cluster.py'),

@@ -11,7 +11,6 @@ __all__ = ['Scored', 'local_path', 'open_address', 'ImageSource', 'digest_source
 import contextlib, hashlib, io, json, logging, math, os, socket, tempfile, time, warnings
 from collections import namedtuple
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -394,53 +393,31 @@ def _check_reachable(address):
         raise OSError(f"no cluster answers at {address} ({e.strerror or e}); start one with ray start --head, or "
                       "leave --address out to use this machine") from None
 
-def _free_ports(n):
-    "Ports that no one listens to."
-    with contextlib.ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for o in free: o.bind(('127.0.0.1', 0))
-        return [o.getsockname()[1] for o in free]
-
 def _ray_options(address):
     "How Ray is started or joined."
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR)
     if address: return dict(address=address, **quiet)
     deep = len(os.environ.get('TMPDIR', ''))>40                          # the paths of its sockets are limited
     place = {'_temp_dir': '/tmp/ray'} if deep and os.name=='posix' else {}
-    return dict(address='local', include_dashboard=False, object_store_memory=2**29,
-                _metrics_export_port=_free_ports(1)[0], **place, **quiet)
+    return dict(address='local', include_dashboard=False, object_store_memory=2**29, **place, **quiet)
 
 # %% ../nbs/78_cluster.ipynb #762271f8
 _packages = 'ray','pyarrow','fsspec'
 _silent = {'RAY_USAGE_STATS_ENABLED': '0', 'RAY_BACKEND_LOG_LEVEL': 'fatal'} # that Ray reads when it is imported
 _starts = 3 # of Ray on this machine, which fails where the machine is very busy
 
-_agent_ports = 'metrics_agent_port','runtime_env_agent_port','dashboard_agent_listen_port'
-
-@contextlib.contextmanager
-def _fixed_ports(address):
-    "Gives the agents of a new node their ports, since Ray waits for those that they find themselves for 15 seconds only."
-    from ray._private import parameter
-    make = getattr(parameter, 'RayParams', None)
-    if address or make is None:
-        yield
-        return
-    parameter.RayParams = partial(make, **dict(zip(_agent_ports, _free_ports(len(_agent_ports)))))
-    try: yield
-    finally: parameter.RayParams = make
-
 def _children():
     import psutil                                                        # comes with Ray
     return set(psutil.Process().children())
 
-# %% ../nbs/78_cluster.ipynb #9669735d
+# %% ../nbs/78_cluster.ipynb #2ad74d56
 def _start_ray(address):
     "Starts or joins Ray, or says in one line why it cannot."
     import ray
     for again in [*[address is None]*(_starts-1), False]:
         before = _children()
         try:
-            with warnings.catch_warnings(), _fixed_ports(address):
+            with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 return ray.init(**_ray_options(address))
         except Exception as e:
@@ -451,7 +428,7 @@ def _start_ray(address):
                               "and give --address auto") from None
             raise OSError(f"Ray cannot be {'joined at '+address if address else 'started'}: {_why(e)}") from None
 
-# %% ../nbs/78_cluster.ipynb #487854e6
+# %% ../nbs/78_cluster.ipynb #8d37184f
 @contextlib.contextmanager
 def connect_ray(
     address:str|None=None # `auto` or `HOST:PORT` of a cluster; None: this machine
