@@ -120,6 +120,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                               'aead.cluster._fetch_few': ('cluster.html#_fetch_few', 'aead/cluster.py'),
                               'aead.cluster._list_folder': ('cluster.html#_list_folder', 'aead/cluster.py'),
                               'aead.cluster._load': ('cluster.html#_load', 'aead/cluster.py'),
+                              'aead.cluster._no_stderr': ('cluster.html#_no_stderr', 'aead/cluster.py'),
                               'aead.cluster._put_list': ('cluster.html#_put_list', 'aead/cluster.py'),
                               'aead.cluster._quiet_data': ('cluster.html#_quiet_data', 'aead/cluster.py'),
                               'aead.cluster._ray_options': ('cluster.html#_ray_options', 'aead/cluster.py'),

@@ -406,18 +406,28 @@ _packages = 'ray','pyarrow','fsspec'
 _silent = {'RAY_USAGE_STATS_ENABLED': '0', 'RAY_BACKEND_LOG_LEVEL': 'fatal'} # that Ray reads when it is imported
 _starts = 3 # of Ray on this machine, which fails where the machine is very busy
 
+@contextlib.contextmanager
+def _no_stderr():
+    "Keeps what libraries write to the standard error, below Python, from being seen."
+    kept,nowhere = os.dup(2),os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try: yield
+    finally:
+        os.dup2(kept, 2)
+        for o in (kept, nowhere): os.close(o)
+
 def _children():
     import psutil                                                        # comes with Ray
     return set(psutil.Process().children())
 
-# %% ../nbs/78_cluster.ipynb #2ad74d56
+# %% ../nbs/78_cluster.ipynb #d5616755
 def _start_ray(address):
     "Starts or joins Ray, or says in one line why it cannot."
     import ray
     for again in [*[address is None]*(_starts-1), False]:
         before = _children()
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _no_stderr():
                 warnings.simplefilter('ignore')
                 return ray.init(**_ray_options(address))
         except Exception as e:
@@ -428,7 +438,7 @@ def _start_ray(address):
                               "and give --address auto") from None
             raise OSError(f"Ray cannot be {'joined at '+address if address else 'started'}: {_why(e)}") from None
 
-# %% ../nbs/78_cluster.ipynb #8d37184f
+# %% ../nbs/78_cluster.ipynb #0bb960ab
 @contextlib.contextmanager
 def connect_ray(
     address:str|None=None # `auto` or `HOST:PORT` of a cluster; None: this machine
