@@ -59,6 +59,7 @@ from .viz.curves import *
 from .viz.explain import *
 from .viz.latent import *
 from .viz.compare import *
+from .cluster import *
 from .report.html import *
 from .report.interactive import *
 from .report.run import *

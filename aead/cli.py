@@ -40,7 +40,7 @@ def option_names()->dict: # names by option
     return {'layout': registered_names('layouts', 'data'), 'split': ('auto', *registered_names('splits', 'data')),
             'model': registered_names('model_registry', 'models'), 'recipe': tuple(list_recipes()),
             'resize': ('stretch','pad','crop'), 'fill': ('black','edge','reflect'),
-            'pool': ('max','mean','top'), 'pixels': ('model','own')}
+            'pool': ('max','mean','top'), 'pixels': ('model','own'), 'engine': ('local','ray')}
 
 # %% ../nbs/98_cli.ipynb #4fb62d3b
 Option = namedtuple('Option', 'name type default doc required')
@@ -387,18 +387,43 @@ def evaluate(
     print(f"\nlook at {find_report(run, data, out)}")
     return m
 
+# %% ../nbs/98_cli.ipynb #ed9750ea
+def _score_by_ray(run, input, out, maps, fdr, device, **options):
+    "Scores in parts by a cluster, and says what came out."
+    from aead.cluster import score_dataset
+    for k,v in dict(maps=maps, fdr=fdr).items():
+        if v is not None: raise ValueError(f"--{k} needs --engine local")
+    res = score_dataset(run, input, out, device=device, **options)
+    said = [f"{res.images} images"]
+    if res.before: said.append(f"{res.before} scored before")
+    if res.images>res.before: said.append(f"{res.flagged} flagged as defective")
+    if res.unreadable: said.append(f"{res.unreadable} unreadable, such as {res.error}")
+    if res.odd: said.append(f"{res.odd} unlike the training images")
+    print(', '.join(said) + f"; scores in {out}")
+    return res
+
 # %% ../nbs/98_cli.ipynb #be4250e1
-@command('maps fdr', '--run runs/first --input new_parts --out scores.csv --maps heat',
+@command('maps fdr engine', '--run runs/first --input new_parts --out scores.csv --maps heat',
          '--run runs/first --input batch_17 --out batch_17.csv --fdr 0.1')
 def score(
     run:str, # folder of the run, or ONNX file of an export
-    input:str, # an image or a folder of images
-    out:str, # CSV file to write
+    input:str, # an image or a folder of images; for --engine ray also a list (text, CSV, Parquet), at a path or address
+    out:str, # CSV file to write; for --engine ray a folder or address for Parquet files
     maps:str=None, # folder for heat maps over the images, PNG
     fdr:float=None, # false-discovery rate of the images as one batch, in place of the run's threshold
-    device:str=None # cpu, cuda or cuda:N; for a file also tensorrt or openvino; by default what is there
+    device:str=None, # cpu, cuda or cuda:N; for a file also tensorrt or openvino; by default what is there
+    engine:str='local', # what scores: this process, or a cluster (see aead.cluster)
+    address:str=None, # for --engine ray: auto or HOST:PORT of a cluster; by default Ray is started on this machine
+    actors:int=None, # for --engine ray: processes that score; by default one for each core
+    part:int=None, # for --engine ray: images of a Parquet file; by default 1000, or as the folder was begun
+    column:str='path' # for --engine ray: column of the paths in a CSV or Parquet file
 ): # a row per image: path, score, p_value, decision, answer, error
     "Score new images: a table with score, p-value and decision, and heat maps if asked for."
+    if engine not in ('local','ray'): raise ValueError(f"--engine is local or ray, got '{engine}'")
+    cluster = dict(address=address, actors=actors, part=part)
+    if engine=='ray': return _score_by_ray(run, input, out, maps, fdr, device, column=column, **cluster)
+    wrong = [k for k,v in cluster.items() if v is not None]
+    if wrong: raise ValueError(f"--{wrong[0]} needs --engine ray")
     from aead.exported import is_export
     if is_export(run): from aead.runs.table import score_file as score_images          # which needs no PyTorch
     else: from aead.runs.score import score_images
