@@ -10,6 +10,8 @@ from importlib.util import find_spec as _find_spec
 
 from .files import *
 from .config import *
+from .remote import *
+from .processes import *
 from .data.listing import *
 from .data.readers import *
 from .data.catalog import *
@@ -50,16 +52,19 @@ from .detector import *
 from .estimate import *
 from .exported import *
 from .serve import *
+from .hub import *
 from .sklearn import *
 from .viz.images import *
 from .viz.curves import *
 from .viz.explain import *
 from .viz.latent import *
 from .viz.compare import *
+from .cluster import *
 from .report.html import *
 from .report.interactive import *
 from .report.run import *
 from .report.comparison import *
+from .quantize import *
 from .runs.table import *
 from .runs.folder import *
 from .runs.score import *

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Option', 'Command', 'commands', 'registered_names', 'option_names', 'setting_options', 'options_of', 'build_parser',
            'parse', 'command', 'run_command', 'main', 'demo', 'train', 'evaluate', 'score', 'calibrate', 'compare',
-           'crossval', 'export', 'serve', 'benchmark']
+           'crossval', 'export', 'serve', 'push', 'benchmark']
 
 # %% ../nbs/98_cli.ipynb #1533de28
 import argparse, inspect, os, re, shlex, signal, sys, threading, warnings
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 from importlib.resources import files
 from typing import get_args
@@ -40,7 +40,7 @@ def option_names()->dict: # names by option
     return {'layout': registered_names('layouts', 'data'), 'split': ('auto', *registered_names('splits', 'data')),
             'model': registered_names('model_registry', 'models'), 'recipe': tuple(list_recipes()),
             'resize': ('stretch','pad','crop'), 'fill': ('black','edge','reflect'),
-            'pool': ('max','mean','top'), 'pixels': ('model','own')}
+            'pool': ('max','mean','top'), 'pixels': ('model','own'), 'engine': ('local','ray')}
 
 # %% ../nbs/98_cli.ipynb #4fb62d3b
 Option = namedtuple('Option', 'name type default doc required')
@@ -232,6 +232,37 @@ def _how_to_go_on(name, args):
     if name=='crossval': return f"what is finished is kept in {args['table']}; {again} to go on"
     return again
 
+# %% ../nbs/98_cli.ipynb #7cfb6f93
+_for_several = 'train', # commands that several processes do together
+
+def _launched():
+    "Number of this process among those that a launcher started, from 0; None where it is alone."
+    if 'WORLD_SIZE' not in os.environ: return None
+    from aead.processes import is_launched
+    return int(os.environ['RANK']) if is_launched() else None
+
+def _check_launch(name):
+    "Complains of several processes for a command that takes one; tells of a launcher that started one, not several."
+    if name not in _for_several and _launched() is not None:
+        raise ValueError("it runs in one process; start it without a launcher")
+    alone = 'MASTER_ADDR' in os.environ and 'WORLD_SIZE' not in os.environ # so accelerate 1.15 does with `--cpu`
+    if name in _for_several and alone and os.environ.get('ACCELERATE_USE_CPU', '').lower()=='true':
+        print("accelerate launch --cpu started one process; for several on a processor use "
+              "torchrun --nproc_per_node N -m aead …", file=sys.stderr)
+
+@contextmanager
+def _hushed():
+    "Within it, a process that follows another says nothing."
+    if not _launched():
+        yield
+        return
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere): yield
+
+def _complain(name, e):
+    "Prints an error as one line; a process that follows another says who it is."
+    who = getattr(e, 'process', None) if _launched() else None
+    print(f"aead {name}{f' ({who})' if who else ''}: {_one_line(e)}", file=sys.__stderr__ if who else sys.stderr)
+
 # %% ../nbs/98_cli.ipynb #a4c31849
 def run_command(
     name:str, # of the sub-command
@@ -241,6 +272,7 @@ def run_command(
     args = parse(build_parser(name, commands[name]), argv)
     _quiet()
     try:
+        _check_launch(name)
         with _sign_of_life(args.get('run')), _may_be_ended(): commands[name].f(**args)
         sys.stdout.flush()
     except BrokenPipeError: raise
@@ -249,7 +281,7 @@ def run_command(
         return 128+(signal.SIGTERM if isinstance(e, _Ended) else signal.SIGINT)
     except Exception as e:
         if not _by_user(e): raise
-        print(f"aead {name}: {_one_line(e)}", file=sys.stderr)
+        _complain(name, e)
         return 2
     return 0
 
@@ -271,7 +303,8 @@ def main(
 ):
     "The entry point of `aead`: ends the process with the exit status unless that is 0."
     argv = sys.argv[1:] if argv is None else list(argv)
-    try: status = _dispatch(argv)
+    try:
+        with _hushed(): status = _dispatch(argv)
     except BrokenPipeError: status = _hang_up()
     if status: sys.exit(status)
 
@@ -354,18 +387,43 @@ def evaluate(
     print(f"\nlook at {find_report(run, data, out)}")
     return m
 
+# %% ../nbs/98_cli.ipynb #ed9750ea
+def _score_by_ray(run, input, out, maps, fdr, device, **options):
+    "Scores in parts by a cluster, and says what came out."
+    from aead.cluster import score_dataset
+    for k,v in dict(maps=maps, fdr=fdr).items():
+        if v is not None: raise ValueError(f"--{k} needs --engine local")
+    res = score_dataset(run, input, out, device=device, **options)
+    said = [f"{res.images} images"]
+    if res.before: said.append(f"{res.before} scored before")
+    if res.images>res.before: said.append(f"{res.flagged} flagged as defective")
+    if res.unreadable: said.append(f"{res.unreadable} unreadable, such as {res.error}")
+    if res.odd: said.append(f"{res.odd} unlike the training images")
+    print(', '.join(said) + f"; scores in {out}")
+    return res
+
 # %% ../nbs/98_cli.ipynb #be4250e1
-@command('maps fdr', '--run runs/first --input new_parts --out scores.csv --maps heat',
+@command('maps fdr engine', '--run runs/first --input new_parts --out scores.csv --maps heat',
          '--run runs/first --input batch_17 --out batch_17.csv --fdr 0.1')
 def score(
     run:str, # folder of the run, or ONNX file of an export
-    input:str, # an image or a folder of images
-    out:str, # CSV file to write
+    input:str, # an image or a folder of images; for --engine ray also a list (text, CSV, Parquet), at a path or address
+    out:str, # CSV file to write; for --engine ray a folder or address for Parquet files
     maps:str=None, # folder for heat maps over the images, PNG
     fdr:float=None, # false-discovery rate of the images as one batch, in place of the run's threshold
-    device:str=None # cpu, cuda or cuda:N; for a file also tensorrt or openvino; by default what is there
+    device:str=None, # cpu, cuda or cuda:N; for a file also tensorrt or openvino; by default what is there
+    engine:str='local', # what scores: this process, or a cluster (see aead.cluster)
+    address:str=None, # for --engine ray: auto or HOST:PORT of a cluster; by default Ray is started on this machine
+    actors:int=None, # for --engine ray: processes that score; by default one for each core
+    part:int=None, # for --engine ray: images of a Parquet file; by default 1000, or as the folder was begun
+    column:str='path' # for --engine ray: column of the paths in a CSV or Parquet file
 ): # a row per image: path, score, p_value, decision, answer, error
     "Score new images: a table with score, p-value and decision, and heat maps if asked for."
+    if engine not in ('local','ray'): raise ValueError(f"--engine is local or ray, got '{engine}'")
+    cluster = dict(address=address, actors=actors, part=part)
+    if engine=='ray': return _score_by_ray(run, input, out, maps, fdr, device, column=column, **cluster)
+    wrong = [k for k,v in cluster.items() if v is not None]
+    if wrong: raise ValueError(f"--{wrong[0]} needs --engine ray")
     from aead.exported import is_export
     if is_export(run): from aead.runs.table import score_file as score_images          # which needs no PyTorch
     else: from aead.runs.score import score_images
@@ -448,13 +506,25 @@ def _variants(recipes, models, over):
         for m in models: out[r+(f' {m}' if m else '')+mark] = dict(recipe=r, model=m, **over)
     return out
 
+# %% ../nbs/98_cli.ipynb #fc2e2a5b
+def _crossval_categories(variants, table, data, layout, category, which, where):
+    "Compares a detector for each category with one for all of them; prints the table, writes it and a page."
+    from aead.runs.crossval import compare_categories, summarize_categories, write_categories
+    names = category if category=='all' else [o.strip() for o in category.split(',') if o.strip()]
+    t = compare_categories(variants, table, data, layout, names, *which, *where)
+    summary = summarize_categories(table)
+    print(summary.round(3).to_string(index=False))
+    print(f"\nlook at {write_categories(table, summary)}")
+    return t
+
 # %% ../nbs/98_cli.ipynb #85caa015
-@command('data layout recipes folds', '--data parts --table parts.csv',
+@command('data layout category recipes folds', '--data parts --table parts.csv',
          '--layout synthetic --recipes "default,nearest neighbour" --folds 0 --table embedded.csv')
 def crossval(
     table:str, # CSV of the results; rows that are there are not made again
     data:str=None, # folder of the images; not needed for the layout synthetic
     layout:str='folder', # how the folder is arranged
+    category:str=None, # a category; several with commas, or all: a detector for each, and one for all of them
     recipes:str='default', # recipes, with commas; also the baselines 'nearest neighbour', 'principal components'
     models:str=None, # families, with commas, each in place of the recipes' own
     head:bool=None, # with or without the defect head; by default as the recipe has it
@@ -466,29 +536,35 @@ def crossval(
     device:str=None, # cpu, cuda or cuda:N; by default a GPU if there is one
     out:str='runs/crossval' # folder of the runs
 )->object: # the table
-    "Cross-validate recipes over folds and seeds: means over folds, intervals over groups."
+    "Cross-validate recipes over folds and seeds, or compare a detector for each category with one for all."
     from aead.runs.crossval import cross_validate, summarize_folds
     if layout!='synthetic' and data is None: raise ValueError('--data is missing; see aead crossval --help')
     families = models.split(',') if models else [None]
     variants = _variants(recipes.split(','), families, dict(head=head, steps=steps, size=size))
     which = tuple(splits.split(',')),_numbers('folds', folds),_numbers('seeds', seeds)
-    t = cross_validate(variants, table, data, layout, *which, out, device)
+    if category=='all' or ',' in (category or ''):
+        return _crossval_categories(variants, table, data, layout, category, which, (out, device))
+    t = cross_validate(variants, table, data, layout, *which, out, device, category)
     print(summarize_folds(table).round(3).to_string(index=False))
     return t
 
 # %% ../nbs/98_cli.ipynb #d9ff1ded
-@command('n', '--run runs/first --out first.onnx', '--run runs/first --out first.onnx --n 64')
+@command('n int8', '--run runs/first --out first.onnx', '--run runs/first --out first.onnx --int8')
 def export(
     run:str, # folder of the run
     out:str, # ONNX file to write
     n:int=16, # images on which file and run are compared, at most
-    data:str=None # where the images of the run are now, if they have moved
+    data:str=None, # where the images of the run are now, if they have moved
+    int8:bool=False # compute the network in eight bits, and say what that costs
 )->dict: # the certificate
     "Write a run as one ONNX file with the whole scoring graph, after a comparison of both."
     from aead.export import export_run
-    c = export_run(run, out, n, data)
+    c = export_run(run, out, n, data, int8)
     on = f"{c['images']} {'of the run’s' if c['real'] else 'made-up'} images"
     print(f"{out}: on {on}, scores differ by at most {c['score']:.1g} and maps by {c['map']:.1g}")
+    if q := c.get('int8'):
+        print(f"int8: AUROC on synthetic defects {q['auroc_int8']:.4f} ({q['auroc']:.4f} in floats), "
+              f"{q['bytes_int8']/1e6:.2g} MB ({q['bytes']/1e6:.2g}), {q['speed']:.2g} times as fast; own threshold")
     return c
 
 # %% ../nbs/98_cli.ipynb #07494e51
@@ -507,6 +583,22 @@ def serve(
     from aead.serve import serve, ServeLimits
     roots = [o.strip() for o in (root or '').split(',') if o.strip()]
     serve(run, host, port, roots, ServeLimits(upload_mb, seconds=seconds, waiting=waiting), device)
+
+# %% ../nbs/98_cli.ipynb #b232887c
+@command('license private out', '--run runs/first --repo me/parts --license apache-2.0',
+         '--run runs/first --repo me/parts --out look_at_it')
+def push(
+    run:str, # folder of the run
+    repo:str, # OWNER/NAME of the repository; made if need be
+    license:str=None, # licence of the model, such as apache-2.0; by default none is stated
+    private:bool=True, # whether only you and your organisation can read it
+    out:str=None # folder to write the files to, in place of sending them
+)->str: # its address
+    "Send a run to the Hugging Face Hub with a model card: settings, weights, threshold, metrics; no image."
+    from aead.hub import push_run
+    at = push_run(run, repo, None, private, license, out)
+    print(f"written to {at}, nothing was sent" if out else f"sent; load it with load_detector('{at}')")
+    return at
 
 # %% ../nbs/98_cli.ipynb #c249beb2
 @command('models runs size out', '', '--runs runs/first,runs/second --out speed.csv')

@@ -14,10 +14,11 @@ from fastcore.basics import patch
 
 from .files import load_yaml, save_yaml
 from .config import Config, config_from_dict, config_to_dict, flat_settings, make_config, with_settings
+from .remote import local_folder
 from .data.catalog import load_catalog
 from .data.dataset import check_images
 from .data.inputs import as_table
-from .detect import Detector, fit_detector, get_device, load_detector
+from .detect import Detector, fit_detector, get_device, load_detector, saved_files
 from .evaluate import evaluate_catalog, get_metrics
 
 # %% ../nbs/64_detector.ipynb #7691d53d
@@ -137,11 +138,12 @@ def save(self:AnomalyDetector,
 
 # %% ../nbs/64_detector.ipynb #fb8de1ad
 def _load(
-    path, # run folder, or a folder written by `save`
+    path, # run folder, a folder written by `save`, or an address on the Hugging Face Hub, `hf://owner/name[@revision]`
     device=None # where to compute; None: a GPU if there is one
 )->AnomalyDetector: # ready to predict
     "Loads a detector; runs no code from the folder."
-    det,asked = load_detector(path, device),Path(path)/'config.yaml'
+    path = local_folder(path, saved_files, ['config.yaml'])
+    det,asked = load_detector(path, device),path/'config.yaml'
     self = AnomalyDetector(config_from_dict(load_yaml(asked)) if asked.is_file() else det.cfg, device)
     self._detector = det
     return self

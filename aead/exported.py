@@ -7,7 +7,7 @@ __all__ = ['answer_words', 'FileBatch', 'open_session', 'run_session', 'is_seale
            'ExportedDetector', 'is_export', 'load_exported']
 
 # %% ../nbs/66_exported.ipynb #0f23700d
-import hashlib, json, mmap
+import hashlib, json, mmap, os
 from collections import namedtuple
 from pathlib import Path
 
@@ -58,6 +58,7 @@ def open_session(
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = int(os.environ.get('OMP_NUM_THREADS', '0').split(',')[0] or 0)      # 0: all cores
     names = _check_providers(asked, onnxruntime.get_available_providers())
     return onnxruntime.InferenceSession(file, options, providers=names)
 
@@ -99,12 +100,13 @@ def is_sealed(
         return None if at is None else data[at:at+64].decode('ascii', 'replace')==_hash_around(data, at)
 
 def seal(
-    path, # ONNX file to change
-    meta:dict # what it says about itself; JSON
+    path, # ONNX file to change, or to write
+    meta:dict, # what it says about itself; JSON
+    model=None # ONNX program to write there; None: the file's own
 ):
     "Writes metadata and digest into an ONNX file."
     import onnx
-    model = onnx.load(path)
+    model = onnx.load(path) if model is None else model
     del model.metadata_props[:]
     for k,v in {'aead': json.dumps(meta), _digest_key: '0'*64}.items(): model.metadata_props.add(key=k, value=v)
     onnx.save(model, path)
@@ -163,8 +165,16 @@ class ExportedDetector:
         self.certificate,self.check = meta['certificate'],meta['check']
         self.threshold,self.why,self.heat_max = meta['threshold'],meta['why'],meta['heat_max']
         self.guaranteed,self.n_groups = meta.get('guaranteed'),meta.get('n_groups')
+        self.int8 = self.certificate.get('int8')                # what eight bits cost; None: computed in floats
         self.channels,*self.hw = meta['shape']
         self.outputs = meta['outputs']
+
+    def __repr__(self):
+        (h,w),c = self.hw,self.int8
+        thr = 'no threshold' if self.threshold is None else f'threshold {self.threshold:.4g}'
+        bits = c and (f", int8: AUROC on synthetic defects {c['auroc_int8']:.3f}, {c['auroc']:.3f} in floats; "
+                      f"{c['speed']:.2g} times as fast")
+        return f"ExportedDetector({self.cfg.model} at {h}×{w} px, {thr}{bits or ''})"
 
     def _check(self, path):
         "Complains if the file was changed, or gives other scores here than where it was written."

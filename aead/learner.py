@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['moves', 'StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'EpochSetter', 'Checkpoint', 'LineProgress',
-           'Every', 'suspicion', 'observed_images', 'training_images', 'Trim', 'anomaly_learner', 'get_passes',
-           'tell_moved', 'get_copies', 'train_model']
+           'Every', 'suspicion', 'observed_images', 'training_images', 'Trim', 'anomaly_learner', 'TakePart',
+           'get_passes', 'follow', 'tell_moved', 'get_copies', 'train_model']
 
 # %% ../nbs/40_learner.ipynb #5b6e28bb
-import json, time
+import json, tempfile, time, warnings
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -30,7 +30,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn, Tensor
 
 from .files import atomic_write, SCHEMA
-from .progress import is_rehearsal, log, Progress, track
+from .processes import get_team, pass_on, same, shared_layers, sharing, sum_all
+from .progress import is_rehearsal, log, Progress, rehearsal, track
 from .config import Config, TrainConfig
 from .data.catalog import spread_indices
 from .data.preprocessing import read_image
@@ -72,6 +73,7 @@ class AnomalyLearner(Learner):
     _ctx = staticmethod(nullcontext) # the fast path puts autocast here
     mask_loss = None # `(logits, mask, valid) -> scalar`, for models with a head
     place = None # where a resumed training begins, see `resume`; None: at the beginning
+    part = None # rows of the batch that this process has, see `TakePart`; None: all
 
     def all_batches(self):
         "One pass; the batches of an epoch are numbered from those on that were done before an interruption."
@@ -81,11 +83,11 @@ class AnomalyLearner(Learner):
     def _do_one_batch(self):
         x,(clean,mask,valid) = self.xb[0],self.yb
         loss = StepLoss(self.loss_func, self.mask_loss, valid)
-        with self._ctx():
+        with self._ctx(), sharing(self.part):
             if not self.training and self._wants_pred(): self.pred = self.model(self.model.prepare(x)).float()
             self.loss_grad = self.model.training_step(*self.xb, clean, mask, loss)
         self.loss = self.loss_grad.detach().clone()
-        if not torch.isfinite(self.loss): self._stop()
+        if self.part is None and not torch.isfinite(self.loss): self._stop()
         self('after_loss')
         if self.training: self._do_grad_opt()
 
@@ -273,7 +275,7 @@ _most_share = .02 # of the time that checkpoints within an epoch may take
 
 @patch
 def after_batch(self:Checkpoint):
-    s,n = self.sums[self.training],len(self.xb[0])
+    s,n = self.sums[self.training],self.part.n if self.part else len(self.xb[0])
     self.sums[self.training] = [s[0]+self.loss*n, s[1]+n]
     if self._is_due() and _are_finite(self.model): self._write(self.epoch, self._begun())
 
@@ -496,7 +498,7 @@ class Trim(Callback):
         ds = self.dls.train.dataset
         ds.use = list(range(len(ds.paths)))
         n = len(ds)-round(self.share*len(ds))
-        if n >= self.dls.train.bs: ds.use = sorted(self.look().argsort(stable=True)[:n].tolist())
+        if n >= self.dls.train.bs: ds.use = same(lambda: sorted(self.look().argsort(stable=True)[:n].tolist()))
 
     def _has_looked(self):
         "Whether a resumed training looked before this epoch already; the checkpoint has what was left out."
@@ -555,6 +557,35 @@ def anomaly_learner(
     if not in_notebook() or is_rehearsal(): _use_lines(learn)
     return learn
 
+# %% ../nbs/40_learner.ipynb #51613a3e
+def _sum_gradients(params, loss):
+    "Adds up the gradients of all processes, in place; the sum of the losses."
+    params = [p for p in params if p.grad is not None]
+    flat = torch.cat([loss.reshape(1).float(), *(p.grad.reshape(-1).float() for p in params)])
+    loss,*grads = sum_all(flat).split([1, *(p.numel() for p in params)])
+    for p,g in zip(params, grads): p.grad.copy_(g.view(p.shape))
+    return loss[0]
+
+# %% ../nbs/40_learner.ipynb #687162db
+class TakePart(Callback):
+    "Learns from this process's part of each batch, and takes the step of all processes."
+    def before_batch(self): self.learn.part = self.dl.part(self.iter)
+    def after_loss(self):
+        self.own = self.loss*self._share()
+        if self.training: return
+        self._set(sum_all(self.own))
+
+    def before_backward(self): self.learn.loss_grad = self.loss_grad*self._share()
+    def after_backward(self):
+        self._set(_sum_gradients(self.model.parameters(), self.own))
+
+    def after_fit(self): self.learn.part = None
+    def after_cancel_fit(self): raise ValueError('a training by several processes cannot be ended early by a callback')
+    def _set(self, loss):
+        self.learn.loss = loss
+        if not torch.isfinite(loss): self.learn._stop()                # in all processes at once
+    def _share(self): return (self.part.high-self.part.low)/self.part.n
+
 # %% ../nbs/40_learner.ipynb #58cb7afa
 def get_passes(
     t:TrainConfig, # settings of the training
@@ -580,17 +611,66 @@ def _get_learner(cfg, dls, model, path):
                            trim=0. if isinstance(model, KeptModel) else t.trim, mask_loss=mask_loss,
                            save_every=t.save_every)
 
-def _fit(cfg, dls, model, path, resume, cbs):
-    "Trains a model by steps, from the start or from the checkpoint in `path`."
-    t,learn = cfg.train,_get_learner(cfg, dls, model, path)
-    learn.add_cbs(L(cbs))
+def _run_steps(learn, cfg, start):
+    "Trains by steps, from the epoch `start` on."
+    t,model,path = cfg.train,learn.model,learn.checkpoint.path
     epochs,_ = get_passes(t)
-    start = learn.resume() if resume else 0
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
     else:                                                          # nothing is left: the model as a training leaves it
         if t.fast: model.to(memory_format=torch.channels_last)
         learn.ema.after_fit()
         if path: _write_history(learn.checkpoint.history, path)    # it is written after the checkpoint
+
+def _fit(cfg, dls, model, path, resume, cbs):
+    "Trains a model by steps, from the start or from the checkpoint in `path`; with the others if there are some."
+    learn,team = _get_learner(cfg, dls, model, path),get_team()
+    learn.add_cbs(L(cbs))
+    if team is not None: return _lead(team, learn, cfg, resume)
+    _run_steps(learn, cfg, learn.resume() if resume else 0)
+
+# %% ../nbs/40_learner.ipynb #fc43d647
+_Job = namedtuple('_Job', 'cfg train valid load model file rng')
+_Job.__doc__ = "A training by steps: settings, data sets, keywords of the loader, model, checkpoint, random state."
+
+def _take_steps(team, learn, cfg, start):
+    "Trains by steps, on a part of each batch."
+    for dl in learn.dls: dl.share = team.rank,team.size
+    learn.add_cb(TakePart())
+    with shared_layers(learn.model): _run_steps(learn, cfg, start)
+
+def _lead(team, learn, cfg, resume):
+    "Trains by steps, and has the other processes do the same."
+    train,valid = learn.dls
+    if train.bs < team.size:
+        raise ValueError(f"a batch of {train.bs} images cannot be shared by {team.size} processes; "
+                         f"start {train.bs} at most, or take a larger batch (--bs)")
+    start = learn.resume() if resume else 0
+    load = dict(n=train.n, bs=train.bs, num_workers=train.fake_l.num_workers)
+    file = learn.checkpoint.file if resume else None
+    pass_on(team, ('train', _Job(cfg, train.dataset, valid.dataset, load, learn.model, file, torch.get_rng_state())))
+    _take_steps(team, learn, cfg, start)
+
+# %% ../nbs/40_learner.ipynb #215cc1c0
+def _take_part(team, job):
+    "Trains by steps as the first process does, without a word."
+    cfg,load = job.cfg,job.load
+    train = ImageDL(job.train, cfg.train.seed, shuffle=True, drop_last=True, **load)
+    valid = ImageDL(job.valid, cfg.train.seed, **{**load, 'n': None})
+    learn = _get_learner(cfg, DataLoaders(train, valid, device=team.device), job.model, None)
+    start = learn.resume(job.file) if job.file else 0
+    torch.set_rng_state(job.rng.cpu())
+    _take_steps(team, learn, cfg, start)
+
+def follow(
+    team # the processes, a `Team`; this one is not the first
+): # what the first process has in the end
+    "Takes part in trainings until the first process has done its work."
+    while True:
+        word,what = pass_on(team)
+        if word=='done': return what
+        with rehearsal(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            _take_part(team, what)
 
 # %% ../nbs/40_learner.ipynb #e2a9b06b
 def _trim_features(model, dls, share):
@@ -664,10 +744,10 @@ def _pictures(cfg, model, dls):
     train.vary(_natural_moves(cfg.data.augment, get_body(model), dls))
     return train, valid
 
-def _keep(cfg, model, dls):
+def _keep(cfg, model, dls, folder=None):
     "Loaders of kept features, and the model that is trained on them."
     t,n,batches = cfg.train,len(dls.train.dataset),get_passes(cfg.train)[1]
-    kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
+    kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device, folder=folder)
     copies = get_copies(cfg, n)
     with evaluating(model), _timed(f'features of {copies} × {n} images kept'):
         pictures = _pictures(cfg, model, dls)
@@ -677,10 +757,14 @@ def _keep(cfg, model, dls):
     train_dl = ImageDL(train, t.seed, shuffle=True, drop_last=True, n=batches and batches*bs, bs=bs)
     return DataLoaders(train_dl, ImageDL(valid, t.seed, bs=bs), device=dls.device), KeptModel(model, train.channels)
 
+def _place_to_keep():
+    "A temporary folder for features that other processes shall read; None where there are no others."
+    return nullcontext() if get_team() is None else tempfile.TemporaryDirectory(prefix='aead-features-')
+
 def _train_features(cfg, dls, model, path, resume, cbs):
     "Trains a model on what its frozen encoder gives; writes an empty history if there is nothing to train."
     if any(p.requires_grad for p in model.parameters()):
-        _fit(cfg, *_keep(cfg, model, dls), path, resume, cbs)
+        with _place_to_keep() as folder: _fit(cfg, *_keep(cfg, model, dls, folder), path, resume, cbs)
     elif path: _write_history([], path)
 
 # %% ../nbs/40_learner.ipynb #c1b10bd1

@@ -32,25 +32,34 @@ class ServeLimits:
         if wrong: raise ValueError(f"{wrong[0]} must be above 0, got {vars(self)[wrong[0]]!r}")
 
 # %% ../nbs/67_serve.ipynb #80f7000e
+class _Body:
+    "The messages of a request's body: at most `most` bytes, within some seconds."
+    def __init__(self, receive, most, seconds):
+        self.receive,self.most,self.seconds,self.seen,self.whole = receive,most,seconds,0,False
+        self.end = time.monotonic()+seconds
+
+    async def __call__(self):
+        from fastapi import HTTPException
+        if self.whole: return await self.receive()             # what comes now says that the client has gone
+        try: message = await asyncio.wait_for(self.receive(), max(0, self.end-time.monotonic()))
+        except asyncio.TimeoutError: raise HTTPException(408, f'not received within {self.seconds:g} seconds') from None
+        self.seen,self.whole = self.seen+len(message.get('body', b'')),not message.get('more_body')
+        if self.seen > self.most: raise HTTPException(413, _too_large(self.most))
+        return message
+
+def _too_large(most): return f'the request is larger than {most/1e6:g} MB'
+
 class _LimitBody:
-    "Refuses requests whose body is larger than `most` bytes."
-    def __init__(self, app, most): self.app,self.most = app,most
+    "Refuses requests whose body is larger than `most` bytes, or takes longer than some seconds to arrive."
+    def __init__(self, app, most, seconds): self.app,self.most,self.seconds = app,most,seconds
 
     async def __call__(self, scope, receive, send):
-        from fastapi import HTTPException
         from fastapi.responses import JSONResponse
         if scope['type']!='http': return await self.app(scope, receive, send)
-        said,seen = dict(scope['headers']).get(b'content-length', b'0'),0
-        text = f'the request is larger than {self.most/1e6:g} MB'
-        async def counted():
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get('body', b''))
-            if seen > self.most: raise HTTPException(413, text)
-            return message
-        too_large = said.isdigit() and int(said) > self.most
-        answer = JSONResponse({'detail': text}, 413) if too_large else self.app
-        await answer(scope, counted, send)
+        said = dict(scope['headers']).get(b'content-length', b'0')
+        refused = said.isdigit() and int(said) > self.most
+        answer = JSONResponse({'detail': _too_large(self.most)}, 413) if refused else self.app
+        await answer(scope, _Body(receive, self.most, self.seconds), send)
 
 # %% ../nbs/67_serve.ipynb #9429aa96
 def allowed_path(
@@ -151,7 +160,10 @@ class _Counts:
 # %% ../nbs/67_serve.ipynb #047c5b81
 def _add_scoring(app, answered, roots, limits):
     "The requests that score images."
-    from fastapi import Body, File, HTTPException, UploadFile
+    from fastapi import File, HTTPException, UploadFile
+    from pydantic import BaseModel
+
+    class Paths(BaseModel, extra='forbid'): paths:list[str]
 
     @app.post('/score')
     async def score(file:Annotated[UploadFile, File(description='an image')]):
@@ -159,8 +171,9 @@ def _add_scoring(app, answered, roots, limits):
         return await answered(_score_upload, await file.read(), file.filename)
 
     @app.post('/paths')
-    async def paths(paths:Annotated[list[str], Body(embed=True)]):
+    async def paths(asked:Paths):
         "Scores files under the allowed folders."
+        paths = asked.paths
         if len(paths) > limits.paths: raise HTTPException(413, f'{len(paths)} paths; at most {limits.paths} at a time')
         return await answered(_score_paths, paths, roots) if paths else []
 
@@ -186,6 +199,17 @@ def _add_state(app, det, counts):
         "Counts and times."
         return PlainTextResponse(counts.text())
 
+# %% ../nbs/67_serve.ipynb #0861f14c
+def _say_plainly(app):
+    "Makes one sentence of what is wrong with the fields of a request."
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+
+    @app.exception_handler(RequestValidationError)
+    async def say(request, e):
+        def sentence(o): return f"{'.'.join(map(str, o['loc'][1:])) or 'the body'}: {o['msg']}"
+        return JSONResponse({'detail': '; '.join(sentence(o) for o in e.errors()[:3])}, 422)
+
 # %% ../nbs/67_serve.ipynb #73141725
 def build_app(
     det, # `Detector` or `ExportedDetector`
@@ -205,7 +229,8 @@ def build_app(
         counts.scored(rows if isinstance(rows, list) else [rows])
         return rows
 
-    app.add_middleware(_LimitBody, most=int(limits.upload_mb*1e6))
+    app.add_middleware(_LimitBody, most=int(limits.upload_mb*1e6), seconds=limits.seconds)
+    _say_plainly(app)
     _add_scoring(app, answered, [Path(o).resolve() for o in roots], limits)
     _add_state(app, det, counts)                                        # counts what is refused as well
     return app

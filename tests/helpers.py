@@ -247,14 +247,14 @@ def like_mpdd(root): return like_mvtec(root)
 def like_mvtec_loco(root):
     "Two categories, one with a blank in its name; two masks an image."
     truth = {}
-    for k,c in enumerate(('juice bottle','screw_bag')):
+    for c in ('juice bottle','screw_bag'):
         for s,n in (('train',6),('validation',6),('test',2)):
-            for i in range(n): truth[_tiny(root/c/s/'good'/f'{i:03d}.png', 100*k+i)] = 'good',None
+            for i in range(n): truth[_tiny(root/c/s/'good'/f'{i:03d}.png', len(truth))] = 'good',None
         for j,d in enumerate(('logical_anomalies','structural_anomalies')):
             for i in range(2):
                 masks = root/c/'ground_truth'/d/f'{i:03d}'
                 m = blot(masks/'000.png', i+j, v=1) | blot(masks/'001.png', i+j+3, v=200)
-                truth[_tiny(root/c/'test'/d/f'{i:03d}.png', 100*k+50+10*j+i)] = d, m
+                truth[_tiny(root/c/'test'/d/f'{i:03d}.png', len(truth))] = d, m
     (root/'juice bottle'/'Thumbs.db').write_bytes(b'x')
     return truth
 
@@ -268,9 +268,9 @@ def like_mvtec_ad2(root):
         _tiny(c/'test_private_mixed'/f'{i:03d}_mixed.png', 30+i)
     for i,light in [(i, o) for i in range(2) for o in ('regular','underexposed')]:
         name = f'{i:03d}_{light}'
-        truth[_tiny(c/'test_public'/'good'/f'{name}.png', 40+i)] = 'good',None
+        truth[_tiny(c/'test_public'/'good'/f'{name}.png', 40+len(truth))] = 'good',None
         m = blot(c/'test_public'/'ground_truth'/'bad'/f'{name}_mask.png', i)
-        truth[_tiny(c/'test_public'/'bad'/f'{name}.PNG', 50+i)] = 'bad', m
+        truth[_tiny(c/'test_public'/'bad'/f'{name}.PNG', 80+len(truth))] = 'bad', m
     return truth
 
 def like_ksdd2(root):
@@ -293,11 +293,11 @@ def like_dagm(root):
     for o in root.glob('Class*/*/Label'): (o/'Labels.txt').write_text('1\n')
     return truth
 
-def _iad_view(at, part, view, kind):
+def _iad_view(at, part, view, kind, i):
     "Draws a view of a part: its entry in the list, and its mask or None."
     name = f"{part}/{at.name}_{part[-4:]}_{part.split('/')[0]}_C{view}_20230101.jpg"
     mask = name.replace('.jpg', '_mask.png') if kind!='OK' else None
-    _tiny(at/name, view)
+    _tiny(at/name, i)
     return dict(category=at.name, anomaly_class=kind, image_path=name, mask_path=mask), mask and blot(at/mask, view)
 
 def like_real_iad(root):
@@ -306,7 +306,7 @@ def like_real_iad(root):
     for c in ('audiojack','toy_brick'):
         at,lists = root/'realiad_512'/c,{'train': [], 'test': []}
         for split,part,view,kind in [*parts, *(('test', 'NG/AK/S0006', v, k) for v,k in ((1,'AK'),(2,'OK')))]:
-            entry,m = _iad_view(at, part, view, kind)
+            entry,m = _iad_view(at, part, view, kind, len(truth))
             lists[split].append(entry)
             truth[str(at/entry['image_path'])] = 'good' if m is None else kind, m
         draw(root/'realiad_256'/c/'OK'/'S0000'/'small.jpg', 0, (8,8))
@@ -325,8 +325,8 @@ def like_deeppcb(root):
         boxes = [(2, 3, 5+i, 9, b+1), (8, 8, 12, 14, 1+(b+i)%6)]
         for x1,y1,x2,y2,_ in boxes: m[y1:y2,x1:x2] = 1
         kinds = {types[o[4]-1] for o in boxes}
-        truth[_tiny(at/f'{number}_temp.jpg', b)] = 'good',None
-        truth[_tiny(at/f'{number}_test.jpg', b+50)] = kinds.pop() if len(kinds)==1 else 'several', m
+        truth[_tiny(at/f'{number}_temp.jpg', len(truth))] = 'good',None
+        truth[_tiny(at/f'{number}_test.jpg', len(truth))] = kinds.pop() if len(kinds)==1 else 'several', m
         file = at.with_name(f'{group}_not')/f'{number}.txt'
         file.parent.mkdir(exist_ok=True)
         file.write_text('\n'.join((',' if b%2 else ' ').join(map(str, o)) for o in boxes)+'\n')

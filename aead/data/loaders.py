@@ -13,9 +13,10 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.torch_core import default_device
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 
 from .dataset import ImageDataset
+from ..processes import get_part, get_team
 
 # %% ../../nbs/16_data.loaders.ipynb #0ddbb46e
 class ImageDL(DataLoader):
@@ -26,6 +27,7 @@ class ImageDL(DataLoader):
         **kwargs # of fastai's `DataLoader`
     ):
         self.seed,self.epoch,self.skip = seed,0,0
+        self.share = None # number of this process and of all that share each batch; None: this one has all of it
         super().__init__(dataset, **kwargs)
 
     def set_epoch(self,
@@ -46,6 +48,26 @@ class ImageDL(DataLoader):
         "The order of this pass."
         rng,k = random.Random(f'{self.seed} {self.epoch}'),len(self.dataset)
         return [i+o for o in range(0, len(idxs), k) for i in rng.sample(range(k), k)[:len(idxs)-o]]
+
+# %% ../../nbs/16_data.loaders.ipynb #4ed6cd88
+@patch
+def part(self:ImageDL,
+    i:int # number of the batch in its pass
+)->tuple|None: # `Part`; None: all rows
+    "Which rows of a batch this process loads."
+    return self.share and get_part(min(self.bs, self.n-i*self.bs), *self.share)
+
+@patch
+def create_batches(self:ImageDL,
+    samps # numbers of images
+): # batches
+    "Makes this process's part of each batch; an empty part is made with the first row, which does not count."
+    if self.share is None:
+        yield from DataLoader.create_batches(self, samps)
+        return
+    for rows in chunked(samps, self.bs, self.drop_last):
+        _,low,high = get_part(len(rows), *self.share)
+        yield self.do_batch([self.do_item(i) for i in rows[low:high] or rows[:1]])
 
 # %% ../../nbs/16_data.loaders.ipynb #19737863
 @patch
@@ -110,7 +132,9 @@ def _rows_to_fit(df):
 
 def _n_workers(workers, device):
     if workers is not None: return workers
-    return 0 if device.type=='cpu' else min(8, torch.multiprocessing.cpu_count())
+    if device.type=='cpu': return 0
+    team = get_team()
+    return max(1, min(8, torch.multiprocessing.cpu_count()//(team.size if team else 1)))
 
 # %% ../../nbs/16_data.loaders.ipynb #aec7715a
 def get_dls(

@@ -235,12 +235,12 @@ def _ranking_link(rows):
     return csv_link(pd.DataFrame(rows)[columns], 'comparison.csv', 'Save the ranking (CSV)')
 
 # %% ../../nbs/83_report.comparison.ipynb #cb32484d
-def _comparison_page(results, rows, parts, interactive):
+def _comparison_page(results, rows, parts, interactive, more=()):
     "The sections in their order."
     shared = shared_images({k: check_folds(o, k) for k,o in results.items()})
     about = f'{rows[0]["images"]} images that all of them scored'
     top = [tag('h1', f'Comparison of {", ".join(results)}'), tag('p', describe_comparison(rows), class_='verdict'),
-           tag('p', about, class_='about'), section_tag('Metrics', _ranking(rows)),
+           tag('p', about, class_='about'), section_tag('Metrics', _ranking(rows)), *more,
            section_tag('Differences', _differences(rows, get_differences(results, rows[0]['metric'])), cls='keep'),
            section_tag('Curves', *_curves(shared, parts.curves), cls='keep')]
     images,scripts = (),page_scripts() if interactive else ''
@@ -255,10 +255,12 @@ def write_comparison(
     metric:str='image_auroc', # of `image_metrics`, to compare by
     rows:list|None=None, # what `compare_models` gave for them; None: computed
     parts:RunParts|None=None, # curves, images and costs of the runs; None: there are only scores
-    interactive:bool=True # with large pictures, galleries that turn pages, and plots whose points open their image
+    interactive:bool=True, # with large pictures, galleries that turn pages, and plots whose points open their image
+    more=() # further sections, after the metrics
 )->Path: # `path`
     "Writes a comparison as one file that needs no other."
     rows = compare_models(results, metric) if rows is None else rows
-    page = _comparison_page({r['model']: results[r['model']] for r in rows}, rows, parts or RunParts(), interactive)
+    ranked = {r['model']: results[r['model']] for r in rows}
+    page = _comparison_page(ranked, rows, parts or RunParts(), interactive, more)
     with atomic_write(path) as p: p.write_text(page, encoding='utf-8', errors='replace')
     return Path(path)

@@ -290,7 +290,8 @@ def _of_crossval(file):
     _lack(file, t, needed, 'it is no table of scores of a cross-validation')
     name = t.variant+'-'+t.split.astype(str)+'-'+t.fold.astype(str)+'-'+t.seed.astype(str)
     t = t.rename(columns={'variant': 'model', 'split': 'protocol'})
-    return t.assign(run=name, split='test', data=Path(file).stem.removesuffix('_scores'))
+    data = Path(file).stem.removesuffix('_scores')
+    return t.assign(run=name, split='test', data=data+' '+t.category if 'category' in t else data)   # never pooled
 
 # %% ../../nbs/84_runs.folder.ipynb #c20087ab
 def load_results(

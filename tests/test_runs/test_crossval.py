@@ -1,11 +1,16 @@
 """Cross-validation: tables that grow, baselines, and means over folds."""
+from pathlib import Path
+
 import numpy as np, pandas as pd, pytest
 from sklearn.metrics import roc_auc_score
 
 from aead.data.catalog import load_catalog
 from aead.data.splits import split_catalog
 from aead.data.audit import baselines, score_baseline
-from aead.runs.crossval import cross_validate, scores_file, summarize_folds, unseen_auroc
+from aead.runs.crossval import (compare_categories, cross_validate, scores_file, summarize_categories, summarize_folds,
+                                unseen_auroc)
+from aead.runs.folder import RunFolder
+from aead.stats import paired_test
 
 from ..helpers import TINY, make_layout
 
@@ -94,3 +99,111 @@ def test_bad_input(kw, kw2, error):
     with pytest.raises(error): cross_validate({'plain': PLAIN}, **{**kw, **kw2})
     with pytest.raises(KeyError, match='nearest neighbour'): cross_validate({'nearest': None}, **kw)
     assert not kw['table'].exists()
+
+# --- several categories
+
+@pytest.fixture(scope='module')
+def parts(tmp_path_factory):
+    "Two categories, of one and of three channels, as MVTec AD."
+    root = tmp_path_factory.mktemp('parts')
+    for name,c in (('cap',1),('nut',3)):
+        made = make_layout(tmp_path_factory.mktemp(name), 'mvtec', hw=(24,24), c=c, first=100*c)
+        (made/'part').rename(root/name)
+    return root
+
+@pytest.fixture(scope='module')
+def compared(parts, tmp_path_factory):
+    "A finished comparison of categories, interrupted once: its arguments and its table."
+    import aead.runs.crossval as p
+    d = tmp_path_factory.mktemp('compared')
+    kw = dict(variants={'plain': PLAIN}, table=d/'t.csv', data=parts, layout='mvtec',
+              splits=('published',), out=d/'runs', device='cpu')
+    def stop(table, case, *a):
+        if case['variant']=='plain all' and case['category']=='nut': raise KeyboardInterrupt
+        keep(table, case, *a)
+    with pytest.MonkeyPatch.context() as m:
+        keep = p._keep
+        m.setattr(p, '_keep', stop)
+        with pytest.raises(KeyboardInterrupt): compare_categories(**kw)
+    assert len(pd.read_csv(d/'t.csv'))==3
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr('aead.runs.train.train_detector', lambda *a, **k: pytest.fail('trained again'))
+        return kw, compare_categories(**kw)
+
+def runs_of(kw): return {k: RunFolder(kw['out']/f'plain-published-0-0-{k}') for k in ('cap','nut','all')}
+
+def test_both_ways_see_the_same_images(compared):
+    kw,t = compared
+    assert t.variant.tolist()==[f'{v} {w}' for v in kw['variants'] for w in ('each','all') for _ in range(2)]
+    r = runs_of(kw)
+    whole = r['all'].catalog[['path','label','group','split','category']]
+    apart = pd.concat([r[k].catalog[whole.columns] for k in ('cap','nut')], ignore_index=True)
+    assert whole.equals(apart) and r['all'].config.data.channels==r['cap'].config.data.channels==3
+    s = pd.read_csv(scores_file(kw['table']))
+    for _,o in s.groupby('category'):
+        seen = [sorted(v.path) for _,v in o.groupby('variant')]
+        assert len(seen)==2 and all(v==seen[0] for v in seen) and not o.path.str.startswith('/').any()
+
+def test_rows_are_those_of_the_runs(compared):
+    kw,t = compared
+    r = runs_of(kw)
+    for o in t.itertuples():
+        run = r['all' if o.detector=='all' else o.category]
+        s = run.scores.query('category==@o.category')
+        test,cal = s[s.split=='test'],np.sort(s.score[s.split=='cal'])
+        assert abs(roc_auc_score(test.label, test.score)-o.image_auroc) < 1e-4
+        far = run.get_detector('cpu').limits.far
+        k = int(np.floor(max(far, 1/(len(cal)+1))*(len(cal)+1)+1e-9))          # so many may lie above, the new one too
+        flagged = test.score>cal[len(cal)-k]
+        assert abs(o.own_threshold-cal[len(cal)-k]) < 1e-4
+        assert abs(o.own_detection_rate-flagged[test.label==1].mean()) < 1e-4
+        assert abs(o.own_false_alarm_rate-flagged[test.label==0].mean()) < 1e-4
+        if o.detector=='each':
+            assert o.own_detection_rate==o.detection_rate and o.aupro_30==round(run.metrics['aupro_30'], 4)
+        else: assert abs(o.detection_rate-test.decision[test.label==1].mean()) < 1e-4
+
+def test_categories_side_by_side(compared):
+    kw,t = compared
+    m = summarize_categories(kw['table'], n=50)
+    assert m.category.tolist()==['cap','nut','all categories']
+    s = pd.read_csv(scores_file(kw['table']))
+    for o in m[m.category!='all categories'].itertuples():
+        a,b = (s[(s.variant==f'{o.variant} {w}') & (s.category==o.category)] for w in ('all','each'))
+        want = roc_auc_score(a.label, a.score)-roc_auc_score(b.label, b.score)
+        assert abs(o.difference-want) < 1e-9 and not o.low > want and not o.high < want
+    for _,o in m.groupby('variant'): assert abs(o.difference.iloc[2]-o.difference.iloc[:2].mean()) < 1e-9
+    first = m.iloc[2]
+    assert first.minutes_each==t.minutes[t.variant=='plain each'].sum() and first.minutes_all==t.minutes[2]
+
+def test_tables_of_two_kinds_do_not_mix(compared, parts, tmp_path):
+    kw,_ = compared
+    with pytest.raises(ValueError, match='of another kind'): cross_validate(**kw)
+    more = {**kw, 'categories': ['nut','cap','cap']}
+    assert len(compare_categories(**{**kw, 'categories': ['cap','nut']}))==4
+    with pytest.raises(ValueError, match='other settings'): compare_categories(**more)     # another order, another model
+    alone = {**kw, 'table': tmp_path/'one.csv', 'variants': {'nearest neighbour': None}, 'category': 'nut'}
+    assert len(cross_validate(**alone))==1
+    assert pd.read_csv(scores_file(tmp_path/'one.csv')).path.str.startswith('nut/').all()
+    with pytest.raises(ValueError, match='without --category'): summarize_categories(tmp_path/'one.csv')
+
+def test_categories_by_command(parts, tmp_path, capsys, monkeypatch):
+    import aead.runs.crossval as p
+    from aead.cli import main
+    written = {}
+    def page(path, results, rows, more): written.update(path=Path(path), results=results, more=more)
+    monkeypatch.setattr(p, 'write_comparison', page)               # the page itself is made in the notebook
+    monkeypatch.setattr(p, 'paired_test', lambda a, b, metric, n, seed: paired_test(a, b, metric, 20, seed=seed))
+    monkeypatch.setattr(p, 'compare_models', lambda results, n: [])
+    def run(*more):
+        try: main(['crossval','--data',str(parts),'--recipes','nearest neighbour','--splits','published',
+                   '--layout','auto','--out',str(tmp_path/'runs'),'--table',str(tmp_path/'t.csv'), *more])
+        except SystemExit as e: return e.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+    code,out,_ = run('--category','all')
+    assert code in (0,None) and 'all categories' in out and 'look at' in out
+    assert written['path']==tmp_path/'t_categories.html' and len(written['more'])==1
+    assert list(written['results'])==['nearest neighbour each','nearest neighbour all']
+    for o in written['results'].values(): assert set(o.data)=={'t cap','t nut'}       # never pooled
+    assert pd.read_csv(tmp_path/'t_categories.csv').category.tolist()==['cap','nut','all categories']
+    code,_,err = run('--category','cap,nuts')
+    assert code==2 and "Did you mean 'nut'" in err and 'Traceback' not in err

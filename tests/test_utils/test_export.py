@@ -1,5 +1,6 @@
 """Exported detectors give the scores of the run, in every family; and a run loads without fastai."""
 import subprocess, sys
+from pathlib import Path
 from importlib.util import find_spec
 
 import numpy as np, pytest, torch
@@ -14,15 +15,17 @@ from aead.models.head import DefectHead, window_contrast_normalize, instance_nor
 from ..helpers import TINY, picture
 
 pytest.importorskip('onnxruntime')
+onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 
 from aead.export import DetectionGraph, export_run, max_difference
-from aead.exported import answer_words, load_exported
+from aead.exported import answer_words, load_exported, open_session, run_session
+from aead.quantize import quantize_detector, trained_nodes
 
-FEW = {**TINY, 'diffusion_ae': {**TINY['diffusion_ae'], 'draws': 1}}
+FEW = {**TINY, 'diffusion_ae': {**TINY['diffusion_ae'], 'steps': 2}}                # which are unrolled
 
-FAMILIES = { # settings beside the defaults
-    'cnn_ae': dict(head={'nf':8, 'depth':2, 'memory':20}, defects=.5, maps={'head':1., 'memory':1.}, flips=True),
+FAMILIES = { # settings beside the defaults; the first sees a frame in two tiles, and what is padded holds empty tiles
+    'cnn_ae': dict(head={'nf':8, 'depth':2, 'memory':20}, defects=.5, maps={'head':1., 'memory':1., 'ssim':1.}, size=(32,56), tile=32, resize='pad'),
     'resnet_ae': dict(head={'nf':8, 'depth':2, 'memory':20, 'gated':False}, defects=.5, maps={'head':1., 'memory':1., 'ssim':1., 'l1':.5}, size=(32,64), resize='pad'),
     'feature_ae': dict(head={'reads':'features', 'nf':8}, defects=.5, flips=True,
                        maps={'head':1., 'memory_4':1., 'gaussian_8':.5, 'feature_16':1.}),
@@ -32,13 +35,14 @@ FAMILIES = { # settings beside the defaults
 
 @pytest.mark.parametrize('name,extra', FAMILIES.items(), ids=FAMILIES)
 def test_every_family(name, extra, synth, tmp_path):
-    torch.set_num_threads(2)
-    data,detect = ({k: extra[k] for k in keys if k in extra} for keys in (('size','resize','defects'), ('maps','flips')))
+    data,detect = ({k: extra[k] for k in keys if k in extra} for keys in (('size','tile','resize','defects'), ('maps','flips')))
     cfg = config_from_dict({'model': name, 'models': {name: FEW[name]}, 'data': {'size':32, 'layout':'csv', 'workers':0, **data}, 'train': dict(epochs=1, bs=8), 'detect': dict(far=.2, **detect),
                             **({'head': extra['head']} if 'head' in extra else {})})
+    assert len(tile_boxes(cfg.data.hw, cfg.data.tile or max(cfg.data.hw)))==(2 if name=='cnn_ae' else 1)
     det = fit_detector(cfg, synth, 'cpu')
     det.save(tmp_path/'run')
     cert = export_run(tmp_path/'run', tmp_path/'m.onnx', 4)
+    assert str(Path(__file__).parents[2]).encode() not in (tmp_path/'m.onnx').read_bytes()     # no folder of this machine
     assert max(cert['score'], cert['map'])<=max_difference and cert['images']==4
     ex,some = load_exported(tmp_path/'m.onnx'),synth[synth.split=='test'].iloc[::6].reset_index(drop=True)
     a,b = ex.predict(some),det.predict(some)
@@ -47,9 +51,27 @@ def test_every_family(name, extra, synth, tmp_path):
     assert (a.answer==b.answer).all() or (b.score-det.threshold).abs().min()<2*max_difference
     sure = (b.score-det.threshold).abs()>2*max_difference
     assert (a.decision==b.decision)[sure].all()
-    odd = picture(1, (50,41))                                        # an image of another size
-    assert np.allclose(ex.score_map(odd), det.score_map(odd), atol=2*max_difference) and ex.score_map(odd).shape==(50,41)
-    torch.set_num_threads(1)
+    for hw in ((50,41), (50,131)):                                   # images of another size
+        odd = picture(1, hw)
+        assert np.allclose(ex.score_map(odd), det.score_map(odd), atol=2*max_difference) and ex.score_map(odd).shape==hw
+    check_int8(name, det, synth, tmp_path/'m.onnx')
+
+def check_int8(name, det, synth, file):
+    "What is quantised holds nearly all trained weights; the quantised file keeps the false-alarm rate, in batches of any size."
+    model,params = onnx.load(file),dict(DetectionGraph(det).named_parameters())
+    nodes = trained_nodes(model, params)
+    sizes = {o.name: np.prod(o.dims) for o in model.graph.initializer}
+    found = sum({n.input[1]: sizes.get(n.input[1], 0) for n in model.graph.node if n.name in nodes}.values())
+    print(name, len(nodes), found, sum(o.numel() for o in params.values()))
+    if name!='cnn_ae': return
+    small,own,cost = quantize_detector(model, det, synth[synth.split!='test'], params)   # no test image is read
+    assert small.ByteSize() < model.ByteSize() and 0 <= cost['auroc_int8'] <= 1 and own.threshold!=det.threshold
+    session,cal = open_session(small.SerializeToString()),synth[synth.split=='cal'].reset_index(drop=True)
+    x,valid = (torch.stack(o).numpy() for o in zip(*((b[0], b[3]) for b in det.dataset(cal))))
+    whole,single = (run_session(session, x, valid, ['score','defect'], bs) for bs in (16,1))
+    assert np.abs(whole[0]-single[0]).max() < max_difference
+    assert np.allclose(whole[0], own.calibration.scores[np.argsort(np.argsort(whole[0], kind='stable'))], atol=max_difference)
+    assert whole[1].mean() <= own.limits.guaranteed
 
 def test_what_the_head_sees_does_not_depend_on_the_runtime():
     "A shift of the brightness by a number that single precision cannot add exactly changes nothing that the memory could see."
@@ -106,17 +128,3 @@ def test_without_the_packages(detector, tmp_path, monkeypatch):
     detector.save(tmp_path/'run')
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(ValueError, match=r"pip install '\.\[export\]'"): export_run(tmp_path/'run', tmp_path/'m.onnx')
-
-def test_a_frame_of_tiles(synth, tmp_path):
-    "Two tiles of 32 pixels; one image of the certificate is padded, and its empty tiles are computed as well."
-    cfg = config_from_dict({'model': 'cnn_ae', 'models': {'cnn_ae': FEW['cnn_ae']}, 'data': dict(size=[32,56], tile=32, resize='pad', layout='csv', workers=0, defects=.5),
-                            'train': dict(epochs=1, bs=8), 'head': {'nf':8, 'depth':2}, 'detect': dict(far=.2, maps={'head':1., 'ssim':1.})})
-    assert len(tile_boxes((32,56), 32))==2
-    det = fit_detector(cfg, synth, 'cpu')
-    det.save(tmp_path/'run')
-    cert = export_run(tmp_path/'run', tmp_path/'m.onnx', 4)
-    assert max(cert['score'], cert['map'])<=max_difference
-    ex,some = load_exported(tmp_path/'m.onnx'),synth[synth.split=='test'].iloc[::12].reset_index(drop=True)
-    assert np.allclose(ex.predict(some).score, det.predict(some).score, atol=max_difference)
-    odd = picture(1, (50,131))
-    assert np.allclose(ex.score_map(odd), det.score_map(odd), atol=2*max_difference) and ex.score_map(odd).shape==(50,131)
