@@ -22,8 +22,8 @@ from .stats import as_numbers, group_interval, PixelHistograms, why_no_interval
 # %% ../nbs/63_evaluate.ipynb #4cce3af1
 Evaluation = namedtuple('Evaluation', 'table pixels histograms areas', defaults=(None,))
 Evaluation.__doc__ = """What a pass gives: `table` a row per image with `score p_value decision answer kind_p odd ssim`,
-`pixels` a `PixelMetrics` and `histograms` a `PixelHistograms` of the test images, `areas` the share of each image of
-`table` that its mask marks, NaN without a mask."""
+`pixels` a `PixelMetrics` and `histograms` a `PixelHistograms` of the test images, `areas` the share of each test image that
+its mask marks, NaN without a mask."""
 
 def have_pixels(
     df:pd.DataFrame # a catalog
@@ -75,6 +75,7 @@ def evaluate_catalog(
         scores += list(zip(b.rows, b.score, b.kind, map(_similarity, b.x, b.xr)))
     t = pd.DataFrame(scores, columns=['row','score','kind','ssim']).set_index('row').reindex(range(len(df)))
     decided = det.decide(t.score, t.kind).set_index(df.index)
+    areas = areas[(df.split=='test').to_numpy()]
     return Evaluation(df.assign(ssim=t.ssim.to_numpy(), **decided.to_dict('series')), pixels, histograms, areas)
 
 # %% ../nbs/63_evaluate.ipynb #cdfea28a
@@ -117,7 +118,7 @@ def _intervals(t, det):
     rates = [group_interval(t[t.label==y], _flagged(k)) for y,k in keys.items()]
     return {**group_interval(t, _ranking), **{k: o for r in rates for k,o in r.items()}}
 
-# %% ../nbs/63_evaluate.ipynb #5c2396e6
+# %% ../nbs/63_evaluate.ipynb #57462926
 def detection_by_size(
     table:pd.DataFrame, # a row per image: `group label decision`
     areas # share of each image that its mask marks, NaN without a mask
@@ -135,8 +136,7 @@ def _one_size(t):
 # %% ../nbs/63_evaluate.ipynb #15245d5b
 def _per_size(ev):
     "Detection rate by size of the test images, where the sizes are known."
-    test = (ev.table.split=='test').to_numpy()
-    return {} if ev.areas is None else detection_by_size(ev.table[test], ev.areas[test])
+    return {} if ev.areas is None else detection_by_size(ev.table[ev.table.split=='test'], ev.areas)
 
 def _counts(df, cal_groups, skipped):
     "Numbers of images."
