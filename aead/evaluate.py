@@ -22,8 +22,8 @@ from .stats import as_numbers, group_interval, PixelHistograms, why_no_interval
 # %% ../nbs/63_evaluate.ipynb #4cce3af1
 Evaluation = namedtuple('Evaluation', 'table pixels histograms areas', defaults=(None,))
 Evaluation.__doc__ = """What a pass gives: `table` a row per image with `score p_value decision answer kind_p odd ssim`,
-`pixels` a `PixelMetrics` and `histograms` a `PixelHistograms` of the test images, `areas` the share of each test image that
-its mask marks, NaN without a mask."""
+`pixels` a `PixelMetrics` and `histograms` a `PixelHistograms` of the test images, `areas` the share of each test
+image that its mask marks, NaN without a mask."""
 
 def have_pixels(
     df:pd.DataFrame # a catalog
