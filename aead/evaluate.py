@@ -129,9 +129,12 @@ def detection_by_size(
     return {k: _one_size(t[mine]) for k,mine in by_size(areas).items()}
 
 def _one_size(t):
-    ci = group_interval(t, get_rates).get('detection_rate') if t.decision.notna().all() else None
-    rate = get_rates(t)['detection_rate'] if t.decision.notna().all() else None
-    return {'n': len(t), 'detection_rate': rate, **({'ci95': ci} if ci else {})}
+    "Number of defective images of one size, their detection rate and its interval."
+    if t.decision.isna().any(): return {'n': len(t), 'detection_rate': None}
+    def rate(d): return {'rate': float(d.decision.mean())}
+    t = as_numbers(t, ('label','decision'))
+    ci = group_interval(t, rate, n=300).get('rate')
+    return {'n': len(t), 'detection_rate': rate(t)['rate'], **({'ci95': ci} if ci else {})}
 
 # %% ../nbs/63_evaluate.ipynb #15245d5b
 def _per_size(ev):
