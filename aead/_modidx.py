@@ -1385,6 +1385,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                           'aead.hub._about_limits': ('hub.html#_about_limits', 'aead/hub.py'),
                           'aead.hub._about_metrics': ('hub.html#_about_metrics', 'aead/hub.py'),
                           'aead.hub._about_threshold': ('hub.html#_about_threshold', 'aead/hub.py'),
+                          'aead.hub._check_empty': ('hub.html#_check_empty', 'aead/hub.py'),
                           'aead.hub._check_name': ('hub.html#_check_name', 'aead/hub.py'),
                           'aead.hub._check_private': ('hub.html#_check_private', 'aead/hub.py'),
                           'aead.hub._header': ('hub.html#_header', 'aead/hub.py'),
