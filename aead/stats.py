@@ -17,7 +17,7 @@ from scipy.special import expit, logit
 
 from .config import did_you_mean
 from .calibration import Calibration
-from .metrics import image_metrics, check_maps, label_pixels
+from .metrics import image_metrics, check_maps, label_pixels, PIMO_RATES
 
 # %% ../nbs/61_stats.ipynb #b3cabfe4
 def _strata(df):
@@ -118,6 +118,15 @@ class PixelHistograms:
         return tuple(o.astype(np.float32) for o in (*counts, share))
 
 # %% ../nbs/61_stats.ipynb #62d69674
+def _pimo_of_histograms(good, bad, w, rates):
+    "AUPIMO from histograms of images, `n b` each, of which each counts `w` times; None without a good image."
+    n,normal = bad.sum(1),(bad.sum(1)==0) & (good.sum(1)>0)
+    if not w[normal].sum(): return None
+    def mean(o, of): return np.cumsum(((w[of]/o[of].sum(1))@o[of])[::-1])/w[of].sum()    # from the largest value down
+    x = np.log(np.maximum(np.r_[0,mean(good, normal)], rates[0]/1e3))
+    at = np.log(np.geomspace(*rates, 65))
+    return float(np.interp(at, x, np.r_[0,mean(bad, n>0)]).mean())
+
 def _histogram_metrics(good, bad, share, limit):
     "Pixel AUROC and area under per-region overlap from summed histograms of `n` bins."
     shares = (np.cumsum(o[::-1])/max(o.sum(), 1e-12) for o in (good, bad, share))        # from the largest value down
@@ -130,18 +139,22 @@ def _histogram_metrics(good, bad, share, limit):
 @patch
 def interval(self:PixelHistograms,
     df:pd.DataFrame, # a row per image, in the order of `update`, with `group` and `label`
-    values:dict, # exact metrics, `pixel_auroc` and `aupro_30`
+    values:dict, # exact metrics, `pixel_auroc`, `aupro_30` and `aupimo`
     n:int=300, # number of draws
     level:float=0.95, # of the interval, between 0 and 1
     limit:float=0.3, # largest false-positive rate of the area under per-region overlap, in (0,1]
-    seed:int=0 # of the draws
+    seed:int=0, # of the draws
+    rates:tuple=PIMO_RATES # lowest and highest shared false-positive rate of AUPIMO, in (0,1]
 )->dict: # `{metric: [low, high]}`, without those that have none
     "Bootstrap confidence intervals of pixel metrics under resampling of whole groups."
     if len(df)!=len(self.rows): raise ValueError(f"{len(df)} rows for {len(self.rows)} images with histograms")
     if why_no_interval(df) or not df.label.any(): return {}
     h = [np.stack(o) for o in zip(*self.rows)]
+    def draw(w):
+        pimo = {'aupimo': _pimo_of_histograms(*h[:2], w, rates)} if values.get('aupimo') is not None else {}
+        return {**_histogram_metrics(*(w@o for o in h), limit), **pimo}
     times = (np.bincount(d, minlength=len(df)).astype(np.float32) for d in resample_groups(df, n, seed))
-    draws = pd.DataFrame([_histogram_metrics(*(t@o for o in h), limit) for t in times])
+    draws = pd.DataFrame([draw(t) for t in times], dtype=float)
     values,m = {k: values[k] for k in draws if values.get(k) is not None},min(_n_groups(df))
     found = {k: _interval(v, draws[k].std(), m, level, 'logit') for k,v in values.items()}
     return {k: o for k,o in found.items() if o}

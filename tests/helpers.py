@@ -110,14 +110,14 @@ def check_error(f, kind, *parts):
     text = fails(f, kind)
     assert all(o in text for o in parts), text
 
-KEYS = 'image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_30 false_alarm_rate detection_rate target_false_alarm_rate'.split()
+KEYS = 'image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_30 aupimo false_alarm_rate detection_rate target_false_alarm_rate'.split()
 
 def check_figures(m):
     "Each figure is in [0,1], or null with a reason."
     for k in KEYS:
         assert k in m
         assert m[k] is not None and 0 <= m[k] <= 1 or m[k] is None and m['why'][k], k
-    assert {'threshold','size','why','ci95','per_defect','n','schema'} <= set(m)
+    assert {'threshold','size','why','ci95','per_defect','per_size','n','schema'} <= set(m)
     assert not [k for k in m['why'] if m.get(k) is not None]
     for k,(lo,hi) in m['ci95'].items(): assert 0 <= lo <= m[k] <= hi <= 1, k
 

@@ -43,7 +43,7 @@ def unseen_auroc(
     return image_metrics(np.r_[np.asarray(seen), np.asarray(unseen)], label)['image_auroc']
 
 # %% ../../nbs/87_runs.crossval.ipynb #9a0fac06
-_metrics = ('image_auroc','image_ap','pixel_auroc','pixel_ap','aupro_30','false_alarm_rate','detection_rate')
+_metrics = ('image_auroc','image_ap','pixel_auroc','pixel_ap','aupro_30','aupimo','false_alarm_rate','detection_rate')
 
 def _class_aurocs(t):
     "Image AUROC of each defect class against the good images."
@@ -72,7 +72,7 @@ def _run_case(run, cfg, device):
     seen = det.predict(r.catalog[r.catalog.split=='train'].reset_index(drop=True)).score
     epochs = None if cfg.train.steps else cfg.train.epochs
     row = {'model': cfg.model, 'size': det.cfg.data.hw[0], 'steps': cfg.train.steps, 'epochs': epochs,
-           'head': cfg.head is not None, 'minutes': _minutes(det, r.history), **{k: m[k] for k in _metrics},
+           'head': cfg.head is not None, 'minutes': _minutes(det, r.history), **{k: m.get(k) for k in _metrics},
            'unseen_auroc': unseen_auroc(seen, test.score[test.label==0]), **_class_aurocs(test)}
     return {**row, 'scoring': _scoring(det.cfg.detect)}, test
 
