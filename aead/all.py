@@ -11,6 +11,7 @@ from importlib.util import find_spec as _find_spec
 from .files import *
 from .config import *
 from .remote import *
+from .tables import *
 from .processes import *
 from .data.listing import *
 from .data.readers import *
@@ -60,6 +61,8 @@ from .viz.curves import *
 from .viz.explain import *
 from .viz.latent import *
 from .viz.compare import *
+from .viz.results import *
+from .viz.detector import *
 from .cluster import *
 from .report.html import *
 from .report.interactive import *

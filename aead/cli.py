@@ -473,7 +473,7 @@ def _paths(text):
 
 @command('metric by out', '--runs runs/first,runs/second', '--runs runs --metric image_ap --out compare.html')
 def compare(
-    runs:str, # folders of runs, or folders with runs in them, with commas
+    runs:str, # folders of runs, folders with runs in them, or CSVs of anomalib's predictions, with commas
     metric:str='image_auroc', # metric to compare by
     by:str=None, # what tells them apart: model or run; by default run if each of --runs is one, else model
     out:str=None # file to write as well: .html for a page, .csv, .md or .tex for a table

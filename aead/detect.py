@@ -23,6 +23,7 @@ from scipy.stats import norm
 from .files import atomic_write, load_yaml, save_yaml, SCHEMA
 from .config import Config, check_inspect, config_from_dict, config_to_dict, resolve_config
 from .remote import local_folder
+from .tables import html_table
 from .data.catalog import load_catalog, spread_indices
 from .data.preprocessing import read_image, restore_map
 from .data.defects import defect_makers
@@ -35,7 +36,7 @@ from .models.zoo import build_model
 from .losses import MaskLoss, WeightedLoss
 from .kind import fit_kind, Kind
 from .progress import track
-from .scoring import distance_maps, FrameTiles, in_frame, ScoringGraph, search_scoring
+from .scoring import distance_maps, FrameTiles, in_frame, ScoringGraph, search_scoring, standardize
 from .calibration import Calibration, check_rate, describe_fallback, get_answers, inspect_odd, round_rate
 
 # %% ../nbs/52_detect.ipynb #77e9a871
@@ -79,6 +80,16 @@ def build_graph(
     return ScoringGraph(model, t.maps, t.sigma, t.pool, t.top, noise, t.flips, cfg.data.tile, t.units)
 
 # %% ../nbs/52_detect.ipynb #12b2428b
+def _facts(det):
+    "What is known of a detector, as rows of a table."
+    (h,w),cal,t = det.cfg.data.hw,det.calibration,det.cfg.detect
+    rows = [('model', det.cfg.model), ('images', f'{h}×{w} px'), ('trained on', f'{det.n_train} images'),
+            ('score of', ', '.join(t.maps))]
+    if cal is None: return [*rows, ('threshold', 'not calibrated')]
+    if det.threshold is None: return [*rows, ('threshold', f'none: {det.why}')]
+    return [*rows, ('threshold', f'{det.threshold:.4g}'),
+            ('guarantee', f'false-alarm {det.limits.rate_text()}, from {cal.n_groups} groups of good images')]
+
 class Detector:
     "A scoring graph and its calibration: scores images and decides."
     def __init__(self,
@@ -121,6 +132,8 @@ class Detector:
         elif self.threshold is None: set_on = f'no threshold: {self.why}'
         else: set_on = f'threshold {self.threshold:.4g} from {cal.n_groups} groups for {self.limits.rate_text()}'
         return f'Detector({self.cfg.model} at {h}×{w} px, trained on {self.n_train} images, {set_on})'
+
+    def _repr_html_(self): return html_table(_facts(self), type(self).__name__)
 
 # %% ../nbs/52_detect.ipynb #ad02b187
 Batch = namedtuple('Batch', 'rows score amap x xr mask valid shapes kind')
@@ -337,6 +350,20 @@ def score_map(self:Detector,
     df,read = as_single(image)
     b = next(self.scan(df, read))
     return restore_map(b.amap[0], b.shapes[0], self.cfg.data.resize)
+
+# %% ../nbs/52_detect.ipynb #30031418
+@patch
+@torch.no_grad()
+def score_maps(self:Detector,
+    image, # one image as `as_table` takes it
+    shape:tuple|None=None # `(height, width)` of the maps, pixels; None: the image's own
+)->dict: # `{name: h w}`, smoothed, in units of the good images' spread; their weighted mean is the anomaly map
+    "The maps that the score of an image is made of."
+    ds = self.dataset(*as_single(image))
+    x,_,_,valid = (o.to(self.device) for o in next(read_batches(ds, 1))[1])
+    ms = standardize(self.graph.error_maps(x, valid)[0], self.graph.mean, self.graph.std)[0].float().cpu().numpy()
+    shape = shape or ds.shapes[0]
+    return {k: restore_map(m, shape, self.cfg.data.resize) for k,m in zip(self.graph.maps, ms)}
 
 # %% ../nbs/52_detect.ipynb #0205986f
 @patch

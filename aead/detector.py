@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from .files import load_yaml, save_yaml
 from .config import Config, config_from_dict, config_to_dict, flat_settings, make_config, with_settings
 from .remote import local_folder
+from .tables import html_table
 from .data.catalog import load_catalog
 from .data.dataset import check_images
 from .data.inputs import as_table
@@ -51,6 +52,11 @@ class AnomalyDetector:
     def __repr__(self):
         if self._detector is not None: return repr(self._detector).replace('Detector', 'AnomalyDetector', 1)
         return f'AnomalyDetector({self.asked.model}, not fitted)'
+
+    def _repr_html_(self):
+        asked = [('model', self.asked.model), ('state', 'not fitted')]
+        if self._detector is None: return html_table(asked, 'AnomalyDetector')
+        return self._detector._repr_html_().replace('Detector', 'AnomalyDetector', 1)
 
 # %% ../nbs/64_detector.ipynb #807dd8e1
 @patch

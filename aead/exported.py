@@ -16,6 +16,7 @@ from fastcore.basics import chunked, patch
 
 from .files import need_packages
 from .config import config_from_dict
+from .tables import html_table
 from .data.preprocessing import read_ahead, resize_image, restore_map
 from .data.inputs import as_single, as_table, check_errors, place_rows
 
@@ -147,6 +148,14 @@ def _read_metadata(path):
     return json.loads(_open(path, None).get_modelmeta().custom_metadata_map['aead'])
 
 # %% ../nbs/66_exported.ipynb #b8db0f45
+def _facts(det):
+    "What is known of an exported detector, as rows of a table."
+    rows = [('model', det.cfg.model), ('images', f"{'×'.join(map(str, det.hw))} px"), ('computes by', 'one ONNX file')]
+    if det.threshold is None: return [*rows, ('threshold', f'none: {det.why}')]
+    rows.append(('threshold', f'{det.threshold:.4g}'))
+    if det.guaranteed is None: return rows
+    return [*rows, ('guarantee', f'false-alarm rate {det.guaranteed:.3g}, from {det.n_groups} groups of good images')]
+
 class ExportedDetector:
     "A detector that is one ONNX file."
     def __init__(self,
@@ -175,6 +184,8 @@ class ExportedDetector:
         bits = c and (f", int8: AUROC on synthetic defects {c['auroc_int8']:.3f}, {c['auroc']:.3f} in floats; "
                       f"{c['speed']:.2g} times as fast")
         return f"ExportedDetector({self.cfg.model} at {h}×{w} px, {thr}{bits or ''})"
+
+    def _repr_html_(self): return html_table(_facts(self), 'ExportedDetector')
 
     def _check(self, path):
         "Complains if the file was changed, or gives other scores here than where it was written."
