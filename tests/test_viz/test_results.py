@@ -6,6 +6,7 @@ from aead import AnomalyDetector
 from aead.compare import compare_models
 from aead.data.catalog import count_classes, spread_indices
 from aead.data.preprocessing import read_image
+from aead.exported import ExportedDetector
 from aead.viz.results import get_results
 
 from ..helpers import made_up_scores
@@ -50,3 +51,18 @@ def test_html_is_short_and_escaped(detector, synth):
     rows = compare_models({'<b>': made_up_scores(0), 'other': made_up_scores(1)}, n=20)
     assert '&lt;b&gt;' in rows._repr_html_() and '<b>' not in rows._repr_html_() and rows==list(rows)
     assert '<table' in count_classes(synth)._repr_html_()
+
+class _File:
+    "Answers as the session of an exported file does: the brightest pixel is the score."
+    def run(self, names, feed):
+        x = feed['x'].mean(1)
+        out = {'score': x.max((1,2)), 'amap': x, 'p_value': np.full(len(x), .5), 'defect': np.ones(len(x)), 'answer': np.full(len(x), 2)}
+        return [out[k] for k in names]
+
+def test_exported(detector, test):
+    "Without reconstruction and single maps."
+    ex = ExportedDetector.__new__(ExportedDetector)
+    vars(ex).update(session=_File(), cfg=detector.cfg, outputs=['score','amap','p_value','defect','answer'], channels=1, hw=detector.cfg.data.hw,
+                    threshold=.5, why='', heat_max=1., guaranteed=.05, n_groups=20)
+    assert all(o.startswith('reject') for o in titles(ex.show_results(test, n=2))) and titles(ex.explain(test.path[0]))==['image','heat map']
+    assert 'cnn_ae' in ex._repr_html_() and '0.05' in ex._repr_html_()
