@@ -2841,6 +2841,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/aead', 'doc_host': 'https:
                                  'aead.runs.table._plan_scores': ('runs.table.html#_plan_scores', 'aead/runs/table.py'),
                                  'aead.runs.table._save_table': ('runs.table.html#_save_table', 'aead/runs/table.py'),
                                  'aead.runs.table._scan_file': ('runs.table.html#_scan_file', 'aead/runs/table.py'),
+                                 'aead.runs.table._tell_masks': ('runs.table.html#_tell_masks', 'aead/runs/table.py'),
                                  'aead.runs.table._unique_names': ('runs.table.html#_unique_names', 'aead/runs/table.py'),
                                  'aead.runs.table._warn_scores': ('runs.table.html#_warn_scores', 'aead/runs/table.py'),
                                  'aead.runs.table._write_table': ('runs.table.html#_write_table', 'aead/runs/table.py'),
