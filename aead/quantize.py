@@ -6,7 +6,7 @@
 __all__ = ['useless_drop', 'Quantized', 'trained_nodes', 'quantize_program', 'FileGraph', 'set_constants', 'measure_cost',
            'quantize_detector']
 
-# %% ../nbs/78_quantize.ipynb #df836c67
+# %% ../nbs/78_quantize.ipynb #7e15b399
 import logging, tempfile, time, warnings
 from collections import namedtuple
 from copy import copy, deepcopy
@@ -24,20 +24,23 @@ from .detect import count_searched, Detector
 from .metrics import image_metrics
 from .exported import open_session, run_session
 
-# %% ../nbs/78_quantize.ipynb #55e91351
-_products = 'Conv','ConvTranspose','MatMul','Gemm'
+# %% ../nbs/78_quantize.ipynb #1311bda0
+_products,_cuts = ('Conv','ConvTranspose','MatMul','Gemm'),('Relu','Clip')
 
 def trained_nodes(
     model, # ONNX program
     weights # names of the trained weights
 )->list: # names of nodes
-    "The convolutions and matrix products of a program with trained weights."
+    "The convolutions and matrix products with trained weights, and activations that cut off what they give."
     weights = set(weights)
     turned = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in ('Transpose','Identity')}
     def is_trained(o): return o in weights or turned.get(o) in weights
-    return [n.name for n in model.graph.node if n.op_type in _products and is_trained(n.input[1])]
+    products = [n for n in model.graph.node if n.op_type in _products and is_trained(n.input[1])]
+    given = {n.output[0] for n in products}
+    cuts = [n for n in model.graph.node if n.op_type in _cuts and n.input[0] in given]
+    return [n.name for n in [*products, *cuts]]
 
-# %% ../nbs/78_quantize.ipynb #9710d205
+# %% ../nbs/78_quantize.ipynb #c9127eeb
 def _reader(feeds):
     "The inputs that ranges are measured on, as onnxruntime asks for them."
     from onnxruntime.quantization import CalibrationDataReader
@@ -58,7 +61,7 @@ def quantize_program(
         warnings.simplefilter('ignore')
         logging.getLogger().addFilter(_is_serious)
         file = Path(d)/'int8.onnx'
-        try: quantize_static(deepcopy(model), file, _reader(feeds), op_types_to_quantize=list(_products),
+        try: quantize_static(deepcopy(model), file, _reader(feeds), op_types_to_quantize=[*_products, *_cuts],
                              per_channel=True, reduce_range=True, activation_type=QuantType.QUInt8,
                              weight_type=QuantType.QInt8, nodes_to_quantize=list(nodes))
         finally: logging.getLogger().removeFilter(_is_serious)
@@ -66,7 +69,7 @@ def quantize_program(
 
 def _is_serious(record): return record.levelno > logging.WARNING      # it advises a preparation that is done already
 
-# %% ../nbs/78_quantize.ipynb #a9b24daa
+# %% ../nbs/78_quantize.ipynb #2c12b0cb
 _ranged,_judged = 8,24 # images at most, with their defects, for the ranges and for the cost
 
 def _good_rows(df, split, n):
@@ -84,7 +87,7 @@ def _drawn(det, df, split, most):
         x,valid,kinds = zip(*some)
         yield np.stack(x), np.stack(valid).astype(np.float32), np.array(kinds)
 
-# %% ../nbs/78_quantize.ipynb #9fc7de96
+# %% ../nbs/78_quantize.ipynb #7ba9e542
 class FileGraph(nn.Module):
     "A program in place of a scoring graph, so that a detector scores by it."
     def __init__(self,
@@ -101,7 +104,7 @@ class FileGraph(nn.Module):
         found = run_session(self.session, x.numpy(), valid.numpy(), ['score','amap'])
         return Scored(*map(torch.from_numpy, found), x, x)
 
-# %% ../nbs/78_quantize.ipynb #03788396
+# %% ../nbs/78_quantize.ipynb #d99cea9f
 def set_constants(
     model, # ONNX program, changed in place
     values:dict # numbers or arrays by name; in double precision
@@ -122,7 +125,7 @@ def _recalibrate(model, det, df):
     own.graph,own.kind = det.graph,det.kind                         # the test of the kind was not quantised
     return own
 
-# %% ../nbs/78_quantize.ipynb #5af7a951
+# %% ../nbs/78_quantize.ipynb #bd5325ad
 useless_drop = .02 # a fall in AUROC from which a warning is given
 
 def _timed(session, x, valid):
@@ -160,7 +163,7 @@ def _warn_useless(cost):
         warnings.warn(f"int8 loses {fall:.3f} of the AUROC on synthetic defects ({cost['auroc']:.3f} to "
                       f"{cost['auroc_int8']:.3f}); use the file without --int8", stacklevel=3)
 
-# %% ../nbs/78_quantize.ipynb #b7b5742d
+# %% ../nbs/78_quantize.ipynb #50bc4945
 Quantized = namedtuple('Quantized', 'model det cost')
 Quantized.__doc__ = "A quantised program, the detector with its calibration, and what `measure_cost` says."
 

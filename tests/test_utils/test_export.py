@@ -61,13 +61,14 @@ def check_int8(name, det, synth, file):
     model,params = onnx.load(file),dict(DetectionGraph(det).named_parameters())
     nodes = trained_nodes(model, params)
     sizes = {o.name: np.prod(o.dims) for o in model.graph.initializer}
-    found = sum({n.input[1]: sizes.get(n.input[1], 0) for n in model.graph.node if n.name in nodes}.values())
-    print(name, len(nodes), found, sum(o.numel() for o in params.values()))
+    found = sum({n.input[1]: sizes.get(n.input[1], 0) for n in model.graph.node if n.name in nodes and len(n.input)>1}.values())
+    assert found > .5*sum(o.numel() for o in params.values()), found
     if name!='cnn_ae': return
     small,own,cost = quantize_detector(model, det, synth[synth.split!='test'], params)   # no test image is read
     assert small.ByteSize() < model.ByteSize() and 0 <= cost['auroc_int8'] <= 1 and own.threshold!=det.threshold
     session,cal = open_session(small.SerializeToString()),synth[synth.split=='cal'].reset_index(drop=True)
-    x,valid = (torch.stack(o).numpy() for o in zip(*((b[0], b[3]) for b in det.dataset(cal))))
+    ds = det.dataset(cal)
+    x,valid = (torch.stack([ds[i][k] for i in range(len(cal))]).numpy() for k in (0,3))
     whole,single = (run_session(session, x, valid, ['score','defect'], bs) for bs in (16,1))
     assert np.abs(whole[0]-single[0]).max() < max_difference
     assert np.allclose(whole[0], own.calibration.scores[np.argsort(np.argsort(whole[0], kind='stable'))], atol=max_difference)
