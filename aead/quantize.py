@@ -29,12 +29,12 @@ _products,_cuts = ('Conv','ConvTranspose','MatMul','Gemm'),('Relu','Clip')
 
 def trained_nodes(
     model, # ONNX program
-    weights # names of the trained weights
+    weights:dict # trained weights by name, arrays
 )->list: # names of nodes
     "The convolutions and matrix products with trained weights, and activations that cut off what they give."
-    weights = set(weights)
-    turned = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in ('Transpose','Identity')}
-    def is_trained(o): return o in weights or turned.get(o) in weights
+    turned = {np.ascontiguousarray(w.T).tobytes() for w in weights.values() if w.ndim==2}
+    there = {o.name: o.raw_data for o in model.graph.initializer}
+    def is_trained(o): return o in weights or there.get(o) in turned       # a linear layer's matrix has another name
     products = [n for n in model.graph.node if n.op_type in _products and is_trained(n.input[1])]
     given = {n.output[0] for n in products}
     cuts = [n for n in model.graph.node if n.op_type in _cuts and n.input[0] in given]
@@ -171,7 +171,7 @@ def quantize_detector(
     model, # ONNX program of the detector
     det:Detector, # that it was made from
     df:pd.DataFrame, # catalog of its run
-    weights # names of the trained weights in the program
+    weights:dict # trained weights by name, arrays
 )->Quantized: # program, calibration and cost
     "Quantises the program of a detector, sets its threshold, and measures the cost."
     if det.threshold is None: raise ValueError("this run has no threshold, which int8 sets anew; calibrate it first")
