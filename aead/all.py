@@ -11,6 +11,7 @@ from importlib.util import find_spec as _find_spec
 from .files import *
 from .config import *
 from .remote import *
+from .processes import *
 from .data.listing import *
 from .data.readers import *
 from .data.catalog import *
@@ -39,6 +40,7 @@ from .losses import *
 from .kept import *
 from .learner import *
 from .loggers import *
+from .interpret import *
 from .kind import *
 from .scoring import *
 from .calibration import *
@@ -58,6 +60,7 @@ from .viz.curves import *
 from .viz.explain import *
 from .viz.latent import *
 from .viz.compare import *
+from .cluster import *
 from .report.html import *
 from .report.interactive import *
 from .report.run import *

@@ -10,7 +10,7 @@ __all__ = ['Option', 'Command', 'commands', 'registered_names', 'option_names', 
 # %% ../nbs/98_cli.ipynb #1533de28
 import argparse, inspect, os, re, shlex, signal, sys, threading, warnings
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 from importlib.resources import files
 from typing import get_args
@@ -40,7 +40,7 @@ def option_names()->dict: # names by option
     return {'layout': registered_names('layouts', 'data'), 'split': ('auto', *registered_names('splits', 'data')),
             'model': registered_names('model_registry', 'models'), 'recipe': tuple(list_recipes()),
             'resize': ('stretch','pad','crop'), 'fill': ('black','edge','reflect'),
-            'pool': ('max','mean','top'), 'pixels': ('model','own')}
+            'pool': ('max','mean','top'), 'pixels': ('model','own'), 'engine': ('local','ray')}
 
 # %% ../nbs/98_cli.ipynb #4fb62d3b
 Option = namedtuple('Option', 'name type default doc required')
@@ -232,6 +232,37 @@ def _how_to_go_on(name, args):
     if name=='crossval': return f"what is finished is kept in {args['table']}; {again} to go on"
     return again
 
+# %% ../nbs/98_cli.ipynb #7cfb6f93
+_for_several = 'train', # commands that several processes do together
+
+def _launched():
+    "Number of this process among those that a launcher started, from 0; None where it is alone."
+    if 'WORLD_SIZE' not in os.environ: return None
+    from aead.processes import is_launched
+    return int(os.environ['RANK']) if is_launched() else None
+
+def _check_launch(name):
+    "Complains of several processes for a command that takes one; tells of a launcher that started one, not several."
+    if name not in _for_several and _launched() is not None:
+        raise ValueError("it runs in one process; start it without a launcher")
+    alone = 'MASTER_ADDR' in os.environ and 'WORLD_SIZE' not in os.environ # so accelerate 1.15 does with `--cpu`
+    if name in _for_several and alone and os.environ.get('ACCELERATE_USE_CPU', '').lower()=='true':
+        print("accelerate launch --cpu started one process; for several on a processor use "
+              "torchrun --nproc_per_node N -m aead …", file=sys.stderr)
+
+@contextmanager
+def _hushed():
+    "Within it, a process that follows another says nothing."
+    if not _launched():
+        yield
+        return
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere): yield
+
+def _complain(name, e):
+    "Prints an error as one line; a process that follows another says who it is."
+    who = getattr(e, 'process', None) if _launched() else None
+    print(f"aead {name}{f' ({who})' if who else ''}: {_one_line(e)}", file=sys.__stderr__ if who else sys.stderr)
+
 # %% ../nbs/98_cli.ipynb #a4c31849
 def run_command(
     name:str, # of the sub-command
@@ -241,6 +272,7 @@ def run_command(
     args = parse(build_parser(name, commands[name]), argv)
     _quiet()
     try:
+        _check_launch(name)
         with _sign_of_life(args.get('run')), _may_be_ended(): commands[name].f(**args)
         sys.stdout.flush()
     except BrokenPipeError: raise
@@ -249,7 +281,7 @@ def run_command(
         return 128+(signal.SIGTERM if isinstance(e, _Ended) else signal.SIGINT)
     except Exception as e:
         if not _by_user(e): raise
-        print(f"aead {name}: {_one_line(e)}", file=sys.stderr)
+        _complain(name, e)
         return 2
     return 0
 
@@ -271,7 +303,8 @@ def main(
 ):
     "The entry point of `aead`: ends the process with the exit status unless that is 0."
     argv = sys.argv[1:] if argv is None else list(argv)
-    try: status = _dispatch(argv)
+    try:
+        with _hushed(): status = _dispatch(argv)
     except BrokenPipeError: status = _hang_up()
     if status: sys.exit(status)
 
@@ -311,8 +344,8 @@ def demo(
     return m
 
 # %% ../nbs/98_cli.ipynb #a9663c93
-@command('data layout category recipe model size epochs steps head far inspect config resume',
-         '--data parts --out runs/first',
+@command('data layout category recipe model size epochs steps head far inspect config resume '
+         'estimate', '--data parts --out runs/first',
          '--data mvtec --layout mvtec --category bottle --model vit_ae --epochs 100 --out runs/bottle')
 def train(
     out:str, # folder of the run
@@ -322,16 +355,18 @@ def train(
     recipe:str=None, # named settings (without it: default, unless --model or the file of --config names a family)
     config:str=None, # YAML file of settings, over the recipe's
     resume:bool=False, # go on with an interrupted run
+    estimate:bool=False, # say how long it would take, and do not train
     device:str=None, # cpu, cuda or cuda:N; by default a GPU if there is one
     **settings # settings of a run, over recipe and file
-)->dict: # the metrics
+)->dict: # the metrics; None for an estimate
     "Train on good images, set the threshold, evaluate, and write a run with a report."
     from aead.config import make_config
-    from aead.runs.train import train_run
+    from aead.runs.train import estimate_training, train_run
     own = os.path.join(out, 'config.yaml')
     if resume and config is None and os.path.isfile(own): config = own       # a resumed run has its settings already
     path = data and os.path.abspath(data)
     cfg = make_config(recipe, config, path=path, layout=layout, category=category, **settings)
+    if estimate: return print(f"this would take {estimate_training(cfg, device)} in all")
     m = train_run(out, cfg, resume, device, estimate=True)
     _say_trained(m, out)
     return m
@@ -354,18 +389,43 @@ def evaluate(
     print(f"\nlook at {find_report(run, data, out)}")
     return m
 
+# %% ../nbs/98_cli.ipynb #ed9750ea
+def _score_by_ray(run, input, out, maps, fdr, device, **options):
+    "Scores in parts by a cluster, and says what came out."
+    from aead.cluster import score_dataset
+    for k,v in dict(maps=maps, fdr=fdr).items():
+        if v is not None: raise ValueError(f"--{k} needs --engine local")
+    res = score_dataset(run, input, out, device=device, **options)
+    said = [f"{res.images} images"]
+    if res.before: said.append(f"{res.before} scored before")
+    if res.images>res.before: said.append(f"{res.flagged} flagged as defective")
+    if res.unreadable: said.append(f"{res.unreadable} unreadable, such as {res.error}")
+    if res.odd: said.append(f"{res.odd} unlike the training images")
+    print(', '.join(said) + f"; scores in {out}")
+    return res
+
 # %% ../nbs/98_cli.ipynb #be4250e1
-@command('maps fdr', '--run runs/first --input new_parts --out scores.csv --maps heat',
+@command('maps fdr engine', '--run runs/first --input new_parts --out scores.csv --maps heat',
          '--run runs/first --input batch_17 --out batch_17.csv --fdr 0.1')
 def score(
     run:str, # folder of the run, or ONNX file of an export
-    input:str, # an image or a folder of images
-    out:str, # CSV file to write
+    input:str, # an image or a folder of images; for --engine ray also a list (text, CSV, Parquet), at a path or address
+    out:str, # CSV file to write; for --engine ray a folder or address for Parquet files
     maps:str=None, # folder for heat maps over the images, PNG
     fdr:float=None, # false-discovery rate of the images as one batch, in place of the run's threshold
-    device:str=None # cpu, cuda or cuda:N; for a file also tensorrt or openvino; by default what is there
+    device:str=None, # cpu, cuda or cuda:N; for a file also tensorrt or openvino; by default what is there
+    engine:str='local', # what scores: this process, or a cluster (see aead.cluster)
+    address:str=None, # for --engine ray: auto or HOST:PORT of a cluster; by default Ray is started on this machine
+    actors:int=None, # for --engine ray: processes that score; by default one for each core
+    part:int=None, # for --engine ray: images of a Parquet file; by default 1000, or as the folder was begun
+    column:str='path' # for --engine ray: column of the paths in a CSV or Parquet file
 ): # a row per image: path, score, p_value, decision, answer, error
     "Score new images: a table with score, p-value and decision, and heat maps if asked for."
+    if engine not in ('local','ray'): raise ValueError(f"--engine is local or ray, got '{engine}'")
+    cluster = dict(address=address, actors=actors, part=part)
+    if engine=='ray': return _score_by_ray(run, input, out, maps, fdr, device, column=column, **cluster)
+    wrong = [k for k,v in cluster.items() if v is not None]
+    if wrong: raise ValueError(f"--{wrong[0]} needs --engine ray")
     from aead.exported import is_export
     if is_export(run): from aead.runs.table import score_file as score_images          # which needs no PyTorch
     else: from aead.runs.score import score_images

@@ -7,7 +7,7 @@ __all__ = ['answer_words', 'FileBatch', 'open_session', 'run_session', 'is_seale
            'ExportedDetector', 'is_export', 'load_exported']
 
 # %% ../nbs/66_exported.ipynb #0f23700d
-import hashlib, json, mmap
+import hashlib, json, mmap, os
 from collections import namedtuple
 from pathlib import Path
 
@@ -58,6 +58,7 @@ def open_session(
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = int(os.environ.get('OMP_NUM_THREADS', '0').split(',')[0] or 0)      # 0: all cores
     names = _check_providers(asked, onnxruntime.get_available_providers())
     return onnxruntime.InferenceSession(file, options, providers=names)
 

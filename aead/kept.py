@@ -7,6 +7,7 @@ __all__ = ['pack_levels', 'unpack_levels', 'draw_crop', 'count_copies', 'KeptFea
 
 # %% ../nbs/36_kept.ipynb #ec73b77d
 import tempfile
+from pathlib import Path
 
 import numpy as np, torch
 from einops import rearrange
@@ -69,12 +70,13 @@ def count_copies(
     return max(1, min(_most_copies, round(_budget/(n*max(_least_pixels, hw[0]*hw[1])))))
 
 # %% ../nbs/36_kept.ipynb #26bffcd2
+_kinds = {torch.float16: np.float16, torch.uint8: np.uint8}
+
 def _room(shape, dtype, mb):
     "An empty tensor, in memory if it takes at most `mb` MB, else in a temporary file that goes away with it."
-    count = int(np.prod(shape))
+    count,kind = int(np.prod(shape)),_kinds[dtype]
     size = count*torch.empty(0, dtype=dtype).element_size()
     if size <= mb*2**20: return torch.empty(shape, dtype=dtype)
-    kind = {torch.float16: np.float16, torch.uint8: np.uint8}[dtype]
     with tempfile.TemporaryFile(prefix='aead-features-') as file:        # the map holds the file open
         file.truncate(size)
         return torch.from_numpy(np.memmap(file, kind, 'r+', shape=tuple(shape)))
@@ -92,10 +94,11 @@ class KeptFeatures(Dataset):
         bs:int=16, # images that the encoder sees at a time
         device='cpu', # where the encoder computes
         observed:bool=False, # the model has observed these images: patches of an image's own part are passed over
-        pictures=None # `ImageDataset` of images as small as `model.shrink` says; each item draws one; None: none
+        pictures=None, # `ImageDataset` of images as small as `model.shrink` says; each item draws one; None: none
+        folder=None # folder for files that other processes can read; None: they are for this process alone
     ):
         self.ds,self.copies,self.crop,self.bs,self.device = ds,copies,crop,bs,device
-        self.observed = observed
+        self.observed,self.folder = observed,folder
         self.use,self.channels,self.x = list(ds.use),None,None
         self.seed,self.epoch,self.pictures = ds.seed,0,pictures
         if pictures is not None:
@@ -158,9 +161,30 @@ def _put(self:KeptFeatures, at, inputs, others, mb):
 def _allot(self:KeptFeatures, shape, image, mb):
     "Makes room for all copies."
     n = len(self)
-    self.x = _room((n, *shape), torch.float16, mb)
-    self.clean = _room((n, *image), torch.uint8, mb)
-    self.mask,self.valid = (_room((n, *image[1:]), torch.uint8, mb) for _ in range(2))
+    shapes = {'x': (n, *shape), 'clean': (n, *image), 'mask': (n, *image[1:]), 'valid': (n, *image[1:])}
+    for k,s in shapes.items():
+        dtype = torch.float16 if k=='x' else torch.uint8
+        setattr(self, k, _room(s, dtype, mb) if self.folder is None else _shared_room(s, dtype, self._file(k), 'w+'))
+
+# %% ../nbs/36_kept.ipynb #10452e8c
+def _shared_room(shape, dtype, file, mode):
+    "A tensor in a file: new and empty (`w+`), or as another process wrote it (`c`: what is changed stays here)."
+    return torch.from_numpy(np.memmap(file, _kinds[dtype], mode, shape=tuple(shape)))
+
+_stored = 'x','clean','mask','valid'
+
+@patch
+def _file(self:KeptFeatures, k): return Path(self.folder)/f'{k}-{id(self)}'
+
+@patch
+def __getstate__(self:KeptFeatures):
+    if self.folder is None: return self.__dict__
+    return {**self.__dict__, **{k: (o.shape, o.dtype, self._file(k)) for k in _stored for o in [getattr(self, k)]}}
+
+@patch
+def __setstate__(self:KeptFeatures, state):
+    self.__dict__.update(state)
+    if self.folder is not None: self.__dict__.update({k: _shared_room(*state[k], 'c') for k in _stored})
 
 # %% ../nbs/36_kept.ipynb #19dd97c3
 @patch

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['moves', 'StepLoss', 'AnomalyLearner', 'has_bf16', 'FastPath', 'EMA', 'EpochSetter', 'Checkpoint', 'LineProgress',
-           'Every', 'suspicion', 'observed_images', 'training_images', 'Trim', 'anomaly_learner', 'get_passes',
-           'tell_moved', 'get_copies', 'train_model']
+           'Every', 'suspicion', 'observed_images', 'training_images', 'Trim', 'anomaly_learner', 'TakePart',
+           'get_passes', 'follow', 'tell_moved', 'get_copies', 'train_model']
 
 # %% ../nbs/40_learner.ipynb #5b6e28bb
-import json, time
+import json, tempfile, time, warnings
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.progress import ProgressCallback
+from fastai.callback.hook import summary # noqa: F401 (a method of `Learner`)
 from fastai.callback.schedule import fit_one_cycle, lr_find # noqa: F401 (methods of `Learner`)
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
@@ -30,7 +31,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn, Tensor
 
 from .files import atomic_write, SCHEMA
-from .progress import is_rehearsal, log, Progress, track
+from .processes import get_team, pass_on, same, shared_layers, sharing, sum_all
+from .progress import is_rehearsal, log, Progress, rehearsal, track
 from .config import Config, TrainConfig
 from .data.catalog import spread_indices
 from .data.preprocessing import read_image
@@ -67,11 +69,17 @@ class StepLoss:
         return self.mask_loss(logits, mask, valid)
 
 # %% ../nbs/40_learner.ipynb #8b8ddde1
+def _as_good(x):
+    "Clean image, mask and valid pixels of images of which nothing is known."
+    none = torch.zeros_like(x[:,0])
+    return x, none, none+1
+
 class AnomalyLearner(Learner):
     "A fastai `Learner` whose step is the model's `training_step`."
     _ctx = staticmethod(nullcontext) # the fast path puts autocast here
     mask_loss = None # `(logits, mask, valid) -> scalar`, for models with a head
     place = None # where a resumed training begins, see `resume`; None: at the beginning
+    part = None # rows of the batch that this process has, see `TakePart`; None: all
 
     def all_batches(self):
         "One pass; the batches of an epoch are numbered from those on that were done before an interruption."
@@ -79,13 +87,13 @@ class AnomalyLearner(Learner):
         for o in enumerate(self.dl, getattr(self.dl, 'skip', 0)): self.one_batch(*o)
 
     def _do_one_batch(self):
-        x,(clean,mask,valid) = self.xb[0],self.yb
+        x,(clean,mask,valid) = self.xb[0],self.yb or _as_good(self.xb[0])
         loss = StepLoss(self.loss_func, self.mask_loss, valid)
-        with self._ctx():
+        with self._ctx(), sharing(self.part):
             if not self.training and self._wants_pred(): self.pred = self.model(self.model.prepare(x)).float()
             self.loss_grad = self.model.training_step(*self.xb, clean, mask, loss)
         self.loss = self.loss_grad.detach().clone()
-        if not torch.isfinite(self.loss): self._stop()
+        if self.part is None and not torch.isfinite(self.loss): self._stop()
         self('after_loss')
         if self.training: self._do_grad_opt()
 
@@ -273,7 +281,7 @@ _most_share = .02 # of the time that checkpoints within an epoch may take
 
 @patch
 def after_batch(self:Checkpoint):
-    s,n = self.sums[self.training],len(self.xb[0])
+    s,n = self.sums[self.training],self.part.n if self.part else len(self.xb[0])
     self.sums[self.training] = [s[0]+self.loss*n, s[1]+n]
     if self._is_due() and _are_finite(self.model): self._write(self.epoch, self._begun())
 
@@ -496,7 +504,7 @@ class Trim(Callback):
         ds = self.dls.train.dataset
         ds.use = list(range(len(ds.paths)))
         n = len(ds)-round(self.share*len(ds))
-        if n >= self.dls.train.bs: ds.use = sorted(self.look().argsort(stable=True)[:n].tolist())
+        if n >= self.dls.train.bs: ds.use = same(lambda: sorted(self.look().argsort(stable=True)[:n].tolist()))
 
     def _has_looked(self):
         "Whether a resumed training looked before this epoch already; the checkpoint has what was left out."
@@ -555,6 +563,122 @@ def anomaly_learner(
     if not in_notebook() or is_rehearsal(): _use_lines(learn)
     return learn
 
+# %% ../nbs/40_learner.ipynb #51613a3e
+def _sum_gradients(params, loss):
+    "Adds up the gradients of all processes, in place; the sum of the losses."
+    params = [p for p in params if p.grad is not None]
+    flat = torch.cat([loss.reshape(1).float(), *(p.grad.reshape(-1).float() for p in params)])
+    loss,*grads = sum_all(flat).split([1, *(p.numel() for p in params)])
+    for p,g in zip(params, grads): p.grad.copy_(g.view(p.shape))
+    return loss[0]
+
+# %% ../nbs/40_learner.ipynb #687162db
+class TakePart(Callback):
+    "Learns from this process's part of each batch, and takes the step of all processes."
+    def before_batch(self): self.learn.part = self.dl.part(self.iter)
+    def after_loss(self):
+        self.own = self.loss*self._share()
+        if self.training: return
+        self._set(sum_all(self.own))
+
+    def before_backward(self): self.learn.loss_grad = self.loss_grad*self._share()
+    def after_backward(self):
+        self._set(_sum_gradients(self.model.parameters(), self.own))
+
+    def after_fit(self): self.learn.part = None
+    def after_cancel_fit(self): raise ValueError('a training by several processes cannot be ended early by a callback')
+    def _set(self, loss):
+        self.learn.loss = loss
+        if not torch.isfinite(loss): self.learn._stop()                # in all processes at once
+    def _share(self): return (self.part.high-self.part.low)/self.part.n
+
+# %% ../nbs/40_learner.ipynb #5c1bb8ab
+@patch
+def image_losses(self:AnomalyLearner,
+    dl=None # a loader, such as `dls.test_dl` gives it; None: the images of the validation
+)->Tensor: # `n`, in the order of the loader
+    "Loss of each image."
+    dl = self.dls.valid if dl is None else dl
+    if hasattr(dl, 'new'): dl = dl.new(shuffle=False, drop_last=False)
+    def loss(x, clean, mask, valid):
+        return self.model.training_step(x, clean, mask, StepLoss(self.loss_func, self.mask_loss, valid))
+    with evaluating(self.model) as device, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        each = [loss(*(o[i:i+1].to(device) for o in b)) for b in dl for i in range(len(b[0]))]
+    return torch.stack(each).float().cpu()
+
+# %% ../nbs/40_learner.ipynb #6fbc1a12
+@patch
+def get_preds(self:AnomalyLearner,
+    ds_idx:int=1, # 0: images of the training, 1: of the validation
+    dl=None, # a loader, such as `dls.test_dl` gives it; None: by `ds_idx`
+    with_loss:bool=False, # give the losses of the images as well, last
+    **kwargs # of fastai's `get_preds`
+)->tuple: # reconstructions `n c h w` in the model's space, `(clean, mask, valid)`, and what was asked for
+    "Reconstructs images."
+    if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+    found = Learner.get_preds(self, dl=dl, **kwargs)
+    return (*found, self.image_losses(dl)) if with_loss else found
+
+# %% ../nbs/40_learner.ipynb #ca601203
+@patch
+def reconstruct(self:AnomalyLearner,
+    b # a batch `(x, clean, mask, valid)`
+)->tuple: # the batch with its images in the model's space; reconstructions `b c h w`
+    "What the model makes of a batch, to be shown."
+    with evaluating(self.model) as device:
+        x,clean,mask,valid = (o.to(device) for o in b)
+        seen = self.model.prepare(x)
+        target = seen if x.equal(clean) else self.model.prepare(clean)
+        return (seen, target, mask, valid), self.model.reconstruct(seen).xr.float()
+
+# %% ../nbs/40_learner.ipynb #b2acaef6
+@patch
+def show_results(self:AnomalyLearner,
+    ds_idx:int=1, # 0: images of the training, 1: of the validation
+    dl=None, # a loader, such as `dls.test_dl` gives it; None: by `ds_idx`
+    max_n:int=9, # images at most
+    shuffle:bool=True, # another choice at each call
+    **kwargs # of `ImageDL.show_results`
+):
+    "Draws images, what the model saw of them where that is corrupted, reconstructions and error maps."
+    dl = self.dls[ds_idx].new(shuffle=shuffle) if dl is None else dl
+    b = tuple(o[:max_n] for o in dl.one_batch())
+    dl.show_results(*self.reconstruct(b), max_n, **kwargs)
+
+# %% ../nbs/40_learner.ipynb #2a7cd185
+@patch
+def predict(self:AnomalyLearner,
+    item, # not used
+    **kwargs # not used
+):
+    "Says what to call instead."
+    raise TypeError("a learner reconstructs and has no threshold to decide by: learn.get_preds(dl=learn.dls.test_dl("
+                    "[image])) gives a reconstruction; AnomalyDetector(...).fit(folder).predict(image) a decision")
+
+@patch
+def tta(self:AnomalyLearner,
+    **kwargs # not used
+):
+    "Says what to call instead."
+    raise TypeError("a learner averages no mirror images: a detector does, with AnomalyDetector(flips=True)")
+
+@patch
+def export(self:AnomalyLearner,
+    fname=None, # not used
+    **kwargs # not used
+):
+    "Says what to call instead."
+    raise TypeError("a pickle runs code when it is loaded, so none is written: AnomalyDetector(...).save(folder) writes"
+                    " plain files, AnomalyDetector.load(folder) reads them; `aead export` writes one ONNX file")
+
+# %% ../nbs/40_learner.ipynb #23250fa7
+@patch
+def _pre_show_batch(self:ImageDL, *args, **kwargs):
+    "What fastai's `Interpretation` calls to draw images, which it would read again, with other synthetic defects."
+    raise TypeError("Interpretation draws no images here; AnomalyInterpretation.from_learner(learn).plot_top_losses(9) "
+                    "does, from aead.interpret")
+
 # %% ../nbs/40_learner.ipynb #58cb7afa
 def get_passes(
     t:TrainConfig, # settings of the training
@@ -580,17 +704,66 @@ def _get_learner(cfg, dls, model, path):
                            trim=0. if isinstance(model, KeptModel) else t.trim, mask_loss=mask_loss,
                            save_every=t.save_every)
 
-def _fit(cfg, dls, model, path, resume, cbs):
-    "Trains a model by steps, from the start or from the checkpoint in `path`."
-    t,learn = cfg.train,_get_learner(cfg, dls, model, path)
-    learn.add_cbs(L(cbs))
+def _run_steps(learn, cfg, start):
+    "Trains by steps, from the epoch `start` on."
+    t,model,path = cfg.train,learn.model,learn.checkpoint.path
     epochs,_ = get_passes(t)
-    start = learn.resume() if resume else 0
     if start < epochs: learn.fit_one_cycle(epochs, t.lr, pct_start=t.warmup, start_epoch=start)
     else:                                                          # nothing is left: the model as a training leaves it
         if t.fast: model.to(memory_format=torch.channels_last)
         learn.ema.after_fit()
         if path: _write_history(learn.checkpoint.history, path)    # it is written after the checkpoint
+
+def _fit(cfg, dls, model, path, resume, cbs):
+    "Trains a model by steps, from the start or from the checkpoint in `path`; with the others if there are some."
+    learn,team = _get_learner(cfg, dls, model, path),get_team()
+    learn.add_cbs(L(cbs))
+    if team is not None: return _lead(team, learn, cfg, resume)
+    _run_steps(learn, cfg, learn.resume() if resume else 0)
+
+# %% ../nbs/40_learner.ipynb #fc43d647
+_Job = namedtuple('_Job', 'cfg train valid load model file rng')
+_Job.__doc__ = "A training by steps: settings, data sets, keywords of the loader, model, checkpoint, random state."
+
+def _take_steps(team, learn, cfg, start):
+    "Trains by steps, on a part of each batch."
+    for dl in learn.dls: dl.share = team.rank,team.size
+    learn.add_cb(TakePart())
+    with shared_layers(learn.model): _run_steps(learn, cfg, start)
+
+def _lead(team, learn, cfg, resume):
+    "Trains by steps, and has the other processes do the same."
+    train,valid = learn.dls
+    if train.bs < team.size:
+        raise ValueError(f"a batch of {train.bs} images cannot be shared by {team.size} processes; "
+                         f"start {train.bs} at most, or take a larger batch (--bs)")
+    start = learn.resume() if resume else 0
+    load = dict(n=train.n, bs=train.bs, num_workers=train.fake_l.num_workers)
+    file = learn.checkpoint.file if resume else None
+    pass_on(team, ('train', _Job(cfg, train.dataset, valid.dataset, load, learn.model, file, torch.get_rng_state())))
+    _take_steps(team, learn, cfg, start)
+
+# %% ../nbs/40_learner.ipynb #215cc1c0
+def _take_part(team, job):
+    "Trains by steps as the first process does, without a word."
+    cfg,load = job.cfg,job.load
+    train = ImageDL(job.train, cfg.train.seed, shuffle=True, drop_last=True, **load)
+    valid = ImageDL(job.valid, cfg.train.seed, **{**load, 'n': None})
+    learn = _get_learner(cfg, DataLoaders(train, valid, device=team.device), job.model, None)
+    start = learn.resume(job.file) if job.file else 0
+    torch.set_rng_state(job.rng.cpu())
+    _take_steps(team, learn, cfg, start)
+
+def follow(
+    team # the processes, a `Team`; this one is not the first
+): # what the first process has in the end
+    "Takes part in trainings until the first process has done its work."
+    while True:
+        word,what = pass_on(team)
+        if word=='done': return what
+        with rehearsal(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            _take_part(team, what)
 
 # %% ../nbs/40_learner.ipynb #e2a9b06b
 def _trim_features(model, dls, share):
@@ -664,10 +837,10 @@ def _pictures(cfg, model, dls):
     train.vary(_natural_moves(cfg.data.augment, get_body(model), dls))
     return train, valid
 
-def _keep(cfg, model, dls):
+def _keep(cfg, model, dls, folder=None):
     "Loaders of kept features, and the model that is trained on them."
     t,n,batches = cfg.train,len(dls.train.dataset),get_passes(cfg.train)[1]
-    kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device)
+    kw = dict(crop=t.crop, mb=t.keep_mb, device=dls.device, folder=folder)
     copies = get_copies(cfg, n)
     with evaluating(model), _timed(f'features of {copies} × {n} images kept'):
         pictures = _pictures(cfg, model, dls)
@@ -677,10 +850,14 @@ def _keep(cfg, model, dls):
     train_dl = ImageDL(train, t.seed, shuffle=True, drop_last=True, n=batches and batches*bs, bs=bs)
     return DataLoaders(train_dl, ImageDL(valid, t.seed, bs=bs), device=dls.device), KeptModel(model, train.channels)
 
+def _place_to_keep():
+    "A temporary folder for features that other processes shall read; None where there are no others."
+    return nullcontext() if get_team() is None else tempfile.TemporaryDirectory(prefix='aead-features-')
+
 def _train_features(cfg, dls, model, path, resume, cbs):
     "Trains a model on what its frozen encoder gives; writes an empty history if there is nothing to train."
     if any(p.requires_grad for p in model.parameters()):
-        _fit(cfg, *_keep(cfg, model, dls), path, resume, cbs)
+        with _place_to_keep() as folder: _fit(cfg, *_keep(cfg, model, dls, folder), path, resume, cbs)
     elif path: _write_history([], path)
 
 # %% ../nbs/40_learner.ipynb #c1b10bd1

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from .config import did_you_mean, Registry
+from .processes import weighted_mean
 from .models.encoders import get_encoder
 
 # %% ../nbs/35_losses.ipynb #a3998bf5
@@ -413,8 +414,7 @@ class DiceLoss(nn.Module):
         both,either = (2*p*y*v).sum((1,2)), ((p*p+y)*v).sum((1,2))
         each = 1-(both+self.smooth)/(either+self.smooth)
         if self.empty: return each.mean()
-        counts = (y*v).sum((1,2))>0
-        return (each*counts).sum()/counts.sum().clamp_min(1)
+        return weighted_mean(each, ((y*v).sum((1,2))>0).float())
 
 mask_losses['dice'] = DiceLoss
 

@@ -82,6 +82,8 @@ class ImageDataset(Dataset):
 
     def _forget(self): self._cache,self._room = {},self.cache_mb*2**20
 
+    def __getstate__(self): return {**self.__dict__, '_cache': {}, '_room': self.cache_mb*2**20} # for other processes
+
     def __len__(self): return len(self.use)
 
     def vary(self,

@@ -15,6 +15,7 @@ from torch import nn, Tensor
 
 from .base import BaseAutoencoder, builds, model_registry, Pass, Recon
 from .diffusion import DiffusionSampler, get_x0_noise, noises, predictions, Schedule, schedules
+from ..processes import draw_rows
 
 # %% ../../nbs/28_models.diffusion_ae.ipynb #22034631
 def time_features(
@@ -288,10 +289,11 @@ def draw_training(self:DiffusionAutoencoder,
 )->tuple: # steps, `b`, and noise, shaped as `x`
     "Steps and noise for a batch; always the same in evaluation."
     gen = None if self.training else torch.Generator().manual_seed(0)
-    u = torch.rand(1) if self.training else torch.tensor([0.5/len(x)])
-    u = (u+torch.arange(len(x))/len(x))%1
+    first = torch.rand(1) if self.training else None
+    u = draw_rows(lambda b: ((0.5/b if first is None else first)+torch.arange(b)/b)%1, len(x))
     t = 1+(u*self.timesteps).long().clamp_max(self.timesteps-1)
-    return t.to(x.device), noises[self.noise](x.shape, gen).to(x)
+    noise = draw_rows(lambda b: noises[self.noise]((b, *x.shape[1:]), gen), len(x))
+    return t.to(x.device), noise.to(x)
 
 # %% ../../nbs/28_models.diffusion_ae.ipynb #ec3f660d
 @patch

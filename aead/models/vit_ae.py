@@ -18,6 +18,7 @@ from torch import nn, Tensor
 
 from .base import BaseAutoencoder, builds, model_registry, Pass, Recon
 from .cnn_ae import pixel_head
+from ..processes import draw_rows
 
 # %% ../../nbs/26_models.vit_ae.ipynb #2b7087dd
 def sincos_grid(
@@ -338,7 +339,7 @@ def _reconstruct_masked(self:ViTAutoencoder, x):
     x = self.pad(x)
     n = x.shape[-2]*x.shape[-1]//self.stride**2
     m = min(n-1, max(1, n-round(n*self.settings['mask_ratio'])))
-    order = torch.rand(len(x), n).argsort(1)                # drawn on the CPU, whose generator a checkpoint keeps
+    order = draw_rows(lambda b: torch.rand(b, n), len(x)).argsort(1) # on the CPU, whose generator a checkpoint keeps
     visible = order[:,:m].to(x.device)
     return self.decode(self.encode_visible(x, visible))[...,:h,:w]
 

@@ -147,7 +147,7 @@ def _names(cfg, data):
 def _write_curves(file, ev, t):
     "All curves that the test images give, as one table; returns the PRO curve, or None."
     curves = {k: get_curve(t, k) for k in ('roc','pr') if t.label.nunique()==2}
-    if ev.pixels.bad and ev.pixels.good.n: curves['pro'] = get_pro_curve(ev.pixels, ev.histograms, t[have_pixels(t)])
+    if ev.pixels.n_bad and ev.pixels.n_good: curves['pro'] = get_pro_curve(ev.pixels, ev.histograms, t[have_pixels(t)])
     columns = ['kind','x','y','low','high']
     tables = [o.assign(kind=k)[columns] for k,o in curves.items()]
     table = pd.concat(tables) if tables else pd.DataFrame(columns=columns)

@@ -26,6 +26,7 @@ from ..calibration import round_rate
 from ..detect import (check_and_split, foresee_fallback, get_device, resolve, split_readable, train_detector,
                          validate)
 from .folder import data_root, load_data, RunFolder
+from ..processes import pass_on, together
 from ..progress import describe_time, log, Stopwatch
 from .score import evaluate_run
 
@@ -139,15 +140,26 @@ def _tell_what(df, root):
     unused = unused_masks(df, root) if root else []
     if unused: log(f"{len(unused)} masks belong to no defective image, such as {unused[0]}")
 
+# %% ../../nbs/86_runs.train.ipynb #28126eba
+def _led(work, device):
+    "What `work(device)` gives. Of several processes the first does it, and the others help to train until it is done."
+    from aead.learner import follow
+    with together(device) as team:
+        if team is None: return work(get_device(device))
+        return follow(team) if team.rank else pass_on(team, ('done', work(team.device)))[1]
+
 # %% ../../nbs/86_runs.train.ipynb #4fab4313
 def estimate_training(
     cfg:Config|None=None, # settings; None: the default recipe
     device=None # where to compute; None: a GPU if there is one
 ): # an `Estimate`: `seconds`, `low`, `high`, `stages`; as text such as `about 8 to 14 min`
     "Says how long `train_run` will take with these settings, without training."
-    from aead.estimate import estimate_stages
     cfg = cfg or make_config()
-    device = get_device(device)
+    return _led(lambda device: _estimate(cfg, device), device)
+
+def _estimate(cfg, device):
+    "What `estimate_training` says, on a device that works."
+    from aead.estimate import estimate_stages
     validate(cfg)
     with tempfile.TemporaryDirectory() as d:
         df = load_data(cfg, d)
@@ -224,7 +236,10 @@ def train_run(
     estimate:bool=False # say before training how long it will take, which takes some seconds
 )->dict: # the metrics in `metrics.json`
     "Trains, calibrates and evaluates: from a folder of images to `report.html`."
-    out,device = Path(out),get_device(device)
+    return _led(lambda device: _run_alone(Path(out), cfg, resume, device, estimate), device)
+
+def _run_alone(out, cfg, resume, device, estimate):
+    "What `train_run` does as the only process that writes."
     if out.is_file(): raise ValueError(f"{out} is a file; choose another folder (--out)")
     if resume and not out.is_dir(): raise FileNotFoundError(f"there is nothing to resume: {out} does not exist")
     with one_writer(out): return _run(out, cfg, resume, device, estimate)

@@ -684,7 +684,7 @@ def test_features_are_trimmed_before_they_are_learned(run_features, synth, tmp_p
     odd.loc[rows[0], 'path'] = str(tmp_path/'noise.png')
     cv2.imwrite(odd.path[rows[0]], np.random.default_rng(0).integers(0, 2, (32,32), np.uint8)*255)
     seen,real = [],learner._keep
-    monkeypatch.setattr(learner, '_keep', lambda cfg, model, dls: (seen.append(dls.train.dataset.use), real(cfg, model, dls))[1])
+    monkeypatch.setattr(learner, '_keep', lambda cfg, model, dls, *a: (seen.append(dls.train.dataset.use), real(cfg, model, dls, *a))[1])
     run_features(df=odd, trim=1/len(rows), model=dict(backbone='tf_efficientnet_lite0', pretrained=True, memory=200))
     assert seen==[list(range(1, len(rows)))]
 
