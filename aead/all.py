@@ -40,6 +40,7 @@ from .losses import *
 from .kept import *
 from .learner import *
 from .loggers import *
+from .interpret import *
 from .kind import *
 from .scoring import *
 from .calibration import *

@@ -344,8 +344,8 @@ def demo(
     return m
 
 # %% ../nbs/98_cli.ipynb #a9663c93
-@command('data layout category recipe model size epochs steps head far inspect config resume',
-         '--data parts --out runs/first',
+@command('data layout category recipe model size epochs steps head far inspect config resume '
+         'estimate', '--data parts --out runs/first',
          '--data mvtec --layout mvtec --category bottle --model vit_ae --epochs 100 --out runs/bottle')
 def train(
     out:str, # folder of the run
@@ -355,16 +355,18 @@ def train(
     recipe:str=None, # named settings (without it: default, unless --model or the file of --config names a family)
     config:str=None, # YAML file of settings, over the recipe's
     resume:bool=False, # go on with an interrupted run
+    estimate:bool=False, # say how long it would take, and do not train
     device:str=None, # cpu, cuda or cuda:N; by default a GPU if there is one
     **settings # settings of a run, over recipe and file
-)->dict: # the metrics
+)->dict: # the metrics; None for an estimate
     "Train on good images, set the threshold, evaluate, and write a run with a report."
     from aead.config import make_config
-    from aead.runs.train import train_run
+    from aead.runs.train import estimate_training, train_run
     own = os.path.join(out, 'config.yaml')
     if resume and config is None and os.path.isfile(own): config = own       # a resumed run has its settings already
     path = data and os.path.abspath(data)
     cfg = make_config(recipe, config, path=path, layout=layout, category=category, **settings)
+    if estimate: return print(f"this would take {estimate_training(cfg, device)} in all")
     m = train_run(out, cfg, resume, device, estimate=True)
     _say_trained(m, out)
     return m

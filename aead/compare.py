@@ -15,7 +15,8 @@ import numpy as np, pandas as pd
 
 from .files import atomic_write
 from .calibration import get_decisions
-from .stats import check_metric, friedman_nemenyi, group_interval, holm, image_metric, paired_test, why_no_interval
+from .stats import (
+    as_numbers, check_metric, friedman_nemenyi, group_interval, holm, mean_metric, paired_test, why_no_interval)
 
 # %% ../nbs/62_compare.ipynb #b43571c3
 def check_folds(
@@ -48,13 +49,6 @@ def shared_images(
                          "they were scored on different data, splits, folds or seeds")
     return {n: t[k.isin(shared)].reset_index(drop=True) for (n,t),k in zip(tables.items(), keys)}
 
-# %% ../nbs/62_compare.ipynb #36d84a19
-def _mean_metric(t, metric):
-    "Mean of a metric over the folds that have both kinds of images; None without any."
-    folds = (o for _,o in t.groupby('fold') if o.label.nunique()==2)
-    each = [image_metric(o.label.to_numpy()==1, o.score.to_numpy(), metric) for o in folds]
-    return float(np.mean(each)) if each else None
-
 # %% ../nbs/62_compare.ipynb #9ff9f54c
 def _no_interval(t):
     "Why a table gives no interval."
@@ -62,10 +56,11 @@ def _no_interval(t):
 
 def _row(name, t, metric, level, n, seed):
     "The metric of one model, with its interval or the reason why there is none."
-    row = {'model': name, 'metric': metric, 'value': _mean_metric(t, metric), 'low': None, 'high': None,
+    row = {'model': name, 'metric': metric, 'value': mean_metric(t, metric), 'low': None, 'high': None,
            'images': len(t), 'folds': t.fold.nunique(), 'why': ''}
     if row['value'] is None: return {**row, 'why': 'no fold has both good and defective images'}
-    found = group_interval(t, lambda d: {metric: _mean_metric(d, metric)}, n, level, seed)
+    plain = as_numbers(t, ('label','score'), ('group','fold'))
+    found = group_interval(plain, lambda d: {metric: mean_metric(d, metric)}, n, level, seed)
     if not found: return {**row, 'why': _no_interval(t)}
     row['low'],row['high'] = found[metric]
     return row
@@ -131,7 +126,7 @@ def rank_models(
     check_metric(metric)
     for c in (by,'data'):
         if c not in results or results[c].isna().all(): raise ValueError(f"the results have no column '{c}'")
-    values = {k: _mean_metric(check_folds(o, k), metric) for k,o in results.groupby(['data',by])}
+    values = {k: mean_metric(check_folds(o, k), metric) for k,o in results.groupby(['data',by])}
     table = pd.Series(values, dtype=float).unstack()
     return {**friedman_nemenyi(table, alpha), 'table': table}
 

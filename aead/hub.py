@@ -75,16 +75,14 @@ def _row(*cells): return f"| {' | '.join(map(str, cells))} |"
 
 def _table(heads, rows): return '\n'.join([_row(*heads), _row(*['---']*len(heads)), *[_row(*o) for o in rows]])
 
-def _about_data(det, metrics, counts):
-    d,n = det.cfg.data,(metrics or {}).get('n')
-    if counts is not None: t = _table(counts.columns, counts.to_numpy().tolist())
-    elif n: t = _table(['train','val','cal','test good','test defective'],
-                       [[n.get(k) for k in ('train','val','cal','test_good','test_defective')]])
-    else: t = f"It was trained on {det.n_train} images and calibrated on {det.calibration.n_groups} groups."
+def _about_data(det, counts):
+    d,c = det.cfg.data,det.calibration
+    plain = f"It was trained on {det.n_train} images, and calibrated on {len(c.scores)} images of {c.n_groups} groups."
+    t = plain if counts is None else _table(counts.columns, counts.to_numpy().tolist())
     h,w = d.hw
     return (f"## Data\n\n{t}\n\nA group is one physical part. Layout `{d.layout}`, split `{d.split}`, fold {d.fold}. "
-            f"Images are seen at {h}×{w} pixels (`{d.resize}`)."
-            " The model learned from good images alone; `val` chose the way of scoring, and `cal` set the threshold.")
+            f"Images are seen at {h}×{w} pixels (`{d.resize}`). The model learned from good images alone; `val` chose "
+            "the epoch and the way of scoring, and `cal` set the threshold.")
 
 # %% ../nbs/68_hub.ipynb #b70361eb
 def _about_metrics(metrics):
@@ -96,9 +94,12 @@ def _about_metrics(metrics):
     each = [(k, v.get('n'), f"{v['image_auroc']:.3f}") for k,v in metrics.get('per_defect', {}).items()
             if v.get('image_auroc') is not None]
     by = f"\n\n{_table(['defect','images','image AUROC'], each)}" if each else ''
-    on = f"On {n.get('test_good')} good and {n.get('test_defective')} defective images"
+    on = f"On {n.get('test_good')} good and {n.get('test_defective')} defective test images."
     all_ = _table(['metric','value','95 % interval'], rows)
-    return f"## Metrics\n\n{on} that neither trained nor calibrated.\n\n{all_}{by}"
+    return f"## Metrics\n\n{on} {_optimistic}\n\n{all_}{by}"
+
+_optimistic = ("F1-max and balanced accuracy are those of the threshold that suits the test images best: "
+               "they are optimistic.")
 
 def _is_number(v): return type(v) in (int,float)
 
@@ -132,11 +133,11 @@ def make_card(
     det:Detector, # calibrated
     repo:str, # `owner/name`
     metrics:dict|None=None, # as in `metrics.json`; None: the card says that there are none
-    counts:pd.DataFrame|None=None, # as `count_split` gives it; None: as far as the metrics say it
+    counts:pd.DataFrame|None=None, # as `count_split` gives it; None: the card gives totals
     license:str|None=None # such as `apache-2.0`; None: the card states none
 )->str: # Markdown with a YAML header
     "The model card of a detector."
-    parts = [_header(det, license), f"# {repo.split('/')[-1]}", _how_to_load(repo), _about_data(det, metrics, counts),
+    parts = [_header(det, license), f"# {repo.split('/')[-1]}", _how_to_load(repo), _about_data(det, counts),
              _about_metrics(metrics), _about_leaks(metrics), _about_threshold(det), _about_limits(det)]
     if not license: parts.append("## Licence\n\nNone is stated: ask the owner before you use it.")
     return '\n\n'.join(parts) + '\n'
@@ -233,6 +234,14 @@ def _read_run(run):
     asked = read('config.yaml', lambda p: config_from_dict(yaml.safe_load(p.read_text(encoding='utf-8'))))
     return metrics, counts, asked
 
+def _check_empty(out, run):
+    "The folder, if it is empty or holds what an earlier call wrote."
+    out = check_apart(out, run)
+    card = out/'README.md'
+    own = card.is_file() and b'library_name: aead' in card.read_bytes()
+    if own or not out.exists() or not any(out.iterdir()): return out
+    raise ValueError(f"{out} is not empty; choose another folder (--out)")
+
 def push_run(
     run, # run folder, or a folder written by `save`
     repo:str, # `owner/name`
@@ -244,5 +253,5 @@ def push_run(
     "Sends the detector of a run to the Hugging Face Hub, with a model card made from the run."
     det,(metrics,counts,asked) = load_detector(run, 'cpu'),_read_run(run)
     if out is None: return det.push_to_hub(repo, token, private, license, metrics, counts, asked)
-    write_hub_folder(det, check_apart(out, run), repo, metrics, counts, license, asked)
+    write_hub_folder(det, _check_empty(out, run), repo, metrics, counts, license, asked)
     return str(out)

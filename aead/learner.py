@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.progress import ProgressCallback
+from fastai.callback.hook import summary # noqa: F401 (a method of `Learner`)
 from fastai.callback.schedule import fit_one_cycle, lr_find # noqa: F401 (methods of `Learner`)
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
@@ -68,6 +69,11 @@ class StepLoss:
         return self.mask_loss(logits, mask, valid)
 
 # %% ../nbs/40_learner.ipynb #8b8ddde1
+def _as_good(x):
+    "Clean image, mask and valid pixels of images of which nothing is known."
+    none = torch.zeros_like(x[:,0])
+    return x, none, none+1
+
 class AnomalyLearner(Learner):
     "A fastai `Learner` whose step is the model's `training_step`."
     _ctx = staticmethod(nullcontext) # the fast path puts autocast here
@@ -81,7 +87,7 @@ class AnomalyLearner(Learner):
         for o in enumerate(self.dl, getattr(self.dl, 'skip', 0)): self.one_batch(*o)
 
     def _do_one_batch(self):
-        x,(clean,mask,valid) = self.xb[0],self.yb
+        x,(clean,mask,valid) = self.xb[0],self.yb or _as_good(self.xb[0])
         loss = StepLoss(self.loss_func, self.mask_loss, valid)
         with self._ctx(), sharing(self.part):
             if not self.training and self._wants_pred(): self.pred = self.model(self.model.prepare(x)).float()
@@ -585,6 +591,93 @@ class TakePart(Callback):
         self.learn.loss = loss
         if not torch.isfinite(loss): self.learn._stop()                # in all processes at once
     def _share(self): return (self.part.high-self.part.low)/self.part.n
+
+# %% ../nbs/40_learner.ipynb #5c1bb8ab
+@patch
+def image_losses(self:AnomalyLearner,
+    dl=None # a loader, such as `dls.test_dl` gives it; None: the images of the validation
+)->Tensor: # `n`, in the order of the loader
+    "Loss of each image."
+    dl = self.dls.valid if dl is None else dl
+    if hasattr(dl, 'new'): dl = dl.new(shuffle=False, drop_last=False)
+    def loss(x, clean, mask, valid):
+        return self.model.training_step(x, clean, mask, StepLoss(self.loss_func, self.mask_loss, valid))
+    with evaluating(self.model) as device, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        each = [loss(*(o[i:i+1].to(device) for o in b)) for b in dl for i in range(len(b[0]))]
+    return torch.stack(each).float().cpu()
+
+# %% ../nbs/40_learner.ipynb #6fbc1a12
+@patch
+def get_preds(self:AnomalyLearner,
+    ds_idx:int=1, # 0: images of the training, 1: of the validation
+    dl=None, # a loader, such as `dls.test_dl` gives it; None: by `ds_idx`
+    with_loss:bool=False, # give the losses of the images as well, last
+    **kwargs # of fastai's `get_preds`
+)->tuple: # reconstructions `n c h w` in the model's space, `(clean, mask, valid)`, and what was asked for
+    "Reconstructs images."
+    if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+    found = Learner.get_preds(self, dl=dl, **kwargs)
+    return (*found, self.image_losses(dl)) if with_loss else found
+
+# %% ../nbs/40_learner.ipynb #ca601203
+@patch
+def reconstruct(self:AnomalyLearner,
+    b # a batch `(x, clean, mask, valid)`
+)->tuple: # the batch with its images in the model's space; reconstructions `b c h w`
+    "What the model makes of a batch, to be shown."
+    with evaluating(self.model) as device:
+        x,clean,mask,valid = (o.to(device) for o in b)
+        seen = self.model.prepare(x)
+        target = seen if x.equal(clean) else self.model.prepare(clean)
+        return (seen, target, mask, valid), self.model.reconstruct(seen).xr.float()
+
+# %% ../nbs/40_learner.ipynb #b2acaef6
+@patch
+def show_results(self:AnomalyLearner,
+    ds_idx:int=1, # 0: images of the training, 1: of the validation
+    dl=None, # a loader, such as `dls.test_dl` gives it; None: by `ds_idx`
+    max_n:int=9, # images at most
+    shuffle:bool=True, # another choice at each call
+    **kwargs # of `ImageDL.show_results`
+):
+    "Draws images, what the model saw of them where that is corrupted, reconstructions and error maps."
+    dl = self.dls[ds_idx].new(shuffle=shuffle) if dl is None else dl
+    b = tuple(o[:max_n] for o in dl.one_batch())
+    dl.show_results(*self.reconstruct(b), max_n, **kwargs)
+
+# %% ../nbs/40_learner.ipynb #2a7cd185
+@patch
+def predict(self:AnomalyLearner,
+    item, # not used
+    **kwargs # not used
+):
+    "Says what to call instead."
+    raise TypeError("a learner reconstructs and has no threshold to decide by: learn.get_preds(dl=learn.dls.test_dl("
+                    "[image])) gives a reconstruction; AnomalyDetector(...).fit(folder).predict(image) a decision")
+
+@patch
+def tta(self:AnomalyLearner,
+    **kwargs # not used
+):
+    "Says what to call instead."
+    raise TypeError("a learner averages no mirror images: a detector does, with AnomalyDetector(flips=True)")
+
+@patch
+def export(self:AnomalyLearner,
+    fname=None, # not used
+    **kwargs # not used
+):
+    "Says what to call instead."
+    raise TypeError("a pickle runs code when it is loaded, so none is written: AnomalyDetector(...).save(folder) writes"
+                    " plain files, AnomalyDetector.load(folder) reads them; `aead export` writes one ONNX file")
+
+# %% ../nbs/40_learner.ipynb #23250fa7
+@patch
+def _pre_show_batch(self:ImageDL, *args, **kwargs):
+    "What fastai's `Interpretation` calls to draw images, which it would read again, with other synthetic defects."
+    raise TypeError("Interpretation draws no images here; AnomalyInterpretation.from_learner(learn).plot_top_losses(9) "
+                    "does, from aead.interpret")
 
 # %% ../nbs/40_learner.ipynb #58cb7afa
 def get_passes(

@@ -68,6 +68,10 @@ def make_layout(root, layout, bad=N_BAD, masks=True, hw=(40,48), c=1, dtype=np.u
     if layout=='visa': write_csv(root/'split_csv'/'1cls.csv', ['object','split','label','image','mask'], [('part', 'train' if k=='train' else 'test', 'normal' if not y else 'anomaly', p, m) for p,y,_,m,k in rows])
     return root
 
+def few_embedded_images(monkeypatch, *textures):
+    "From here on the embedded data set in a run has a part of its textures and regions, and smaller images."
+    monkeypatch.setattr('aead.runs.folder.make_synthetic', lambda path: make_synthetic(path, textures, sz=32, n_shots=1, n_regions=20))
+
 def fails(f, error=ValueError):
     "The message of the error that `f` raises, which is one line."
     with pytest.raises(error) as e: f()
@@ -106,14 +110,14 @@ def check_error(f, kind, *parts):
     text = fails(f, kind)
     assert all(o in text for o in parts), text
 
-KEYS = 'image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_30 false_alarm_rate detection_rate target_false_alarm_rate'.split()
+KEYS = 'image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_30 aupimo false_alarm_rate detection_rate target_false_alarm_rate'.split()
 
 def check_figures(m):
     "Each figure is in [0,1], or null with a reason."
     for k in KEYS:
         assert k in m
         assert m[k] is not None and 0 <= m[k] <= 1 or m[k] is None and m['why'][k], k
-    assert {'threshold','size','why','ci95','per_defect','n','schema'} <= set(m)
+    assert {'threshold','size','why','ci95','per_defect','per_size','n','schema'} <= set(m)
     assert not [k for k in m['why'] if m.get(k) is not None]
     for k,(lo,hi) in m['ci95'].items(): assert 0 <= lo <= m[k] <= hi <= 1, k
 

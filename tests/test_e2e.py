@@ -14,9 +14,10 @@ from aead.models.encoders import fold_batch_norms, get_encoder
 from aead.models.zoo import model_registry
 
 from .helpers import (
-    KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, by_setting, check_figures, check_static, dent, make_layout, picture, save,
-    write_csv)
+    KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, by_setting, check_figures, check_static, dent, few_embedded_images,
+    make_layout, picture, save, write_csv)
 
+pytest.importorskip('fastai.learner')                           # the first command would say that it is loading it
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
 WHOLE = {'data.json','config.yaml','resolved.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
@@ -291,11 +292,6 @@ def test_settings_of_a_family_that_do_not_fit(model, settings, says, part, tmp_p
     (tmp_path/'cfg.yaml').write_text(yaml.safe_dump({'data': {'size': 32}, 'model': model, 'models': {model: settings}}))
     refused(cmd('train', '--data', part, '--layout', 'folder', '--config', tmp_path/'cfg.yaml', '--out', tmp_path/'run'), *says)
     assert not (tmp_path/'run').exists()
-
-def few_embedded_images(monkeypatch, *textures):
-    "The embedded data set with a part of its textures and regions, smaller."
-    from aead.data.synthetic import make_synthetic
-    monkeypatch.setattr('aead.runs.folder.make_synthetic', lambda path: make_synthetic(path, textures, sz=32, n_shots=1, n_regions=20))
 
 def test_train_on_the_embedded_data(tiny, tmp_path, cmd, monkeypatch):
     few_embedded_images(monkeypatch, 'brick', 'gravel')

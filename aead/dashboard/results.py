@@ -27,7 +27,7 @@ from ..runs.score import calibrate_run
 # Metrics that have a card, in order, and all metrics of the table below the cards.
 card_metrics = 'detection_rate','false_alarm_rate','image_auroc','aupro_30'
 # Metrics of the folded table, in its order.
-overview_metrics = ('image_auroc', 'image_ap', 'image_f1_max', 'pixel_auroc', 'pixel_ap', 'aupro_30',
+overview_metrics = ('image_auroc', 'image_ap', 'image_f1_max', 'pixel_auroc', 'pixel_ap', 'aupro_30', 'aupimo',
                     'false_alarm_rate', 'detection_rate')
 
 def _asked(metrics):

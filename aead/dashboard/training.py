@@ -183,14 +183,6 @@ if os.environ.pop('AEAD_WITH_PARENT', ''):
 from aead.cli import main
 main()'''
 
-# The command says how long a training would take, in place of training.
-_rehearse = '''from aead.runs import train
-def estimate(out, cfg=None, resume=False, device=None, estimate=False):
-    print(train.estimate_training(cfg, device))
-    raise SystemExit
-train.train_run = estimate
-'''
-
 def _environment():
     "The environment of this process, in which `aead` can be imported."
     import aead
@@ -204,12 +196,10 @@ class TrainJob:
     def __init__(self,
         args, # of the command line, as a list
         out, # folder of the run
-        keep:bool=False, # let it go on when this process ends
-        rehearse:bool=False # only say how long it would take
+        keep:bool=False # let it go on when this process ends
     ):
         self.out,self.log = Path(out),tempfile.TemporaryFile()
-        code = _rehearse+_start if rehearse else _start
-        command = [sys.executable, '-c', code, 'train', *map(str, args), '--out', str(out)]
+        command = [sys.executable, '-c', _start, 'train', *map(str, args), '--out', str(out)]
         tied = {} if keep else {'AEAD_WITH_PARENT': '1'}
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL if keep else subprocess.PIPE, stdout=self.log,
                                         stderr=subprocess.STDOUT, start_new_session=True, env=_environment() | tied)
@@ -434,7 +424,7 @@ def _follow(self:TrainPanel):
 @patch
 def estimate(self:TrainPanel):
     "Says how long a training with these settings would take."
-    job = TrainJob(self.args(), self.out.value.strip() or 'runs/new', rehearse=True)
+    job = TrainJob([*self.args(), '--estimate'], self.out.value.strip() or 'runs/new')
     self.how_long.disabled = True
     self.says.value = box('Rehearsing with a few images, to estimate the time …', kind='note')
     self.rehearsal = threading.Thread(target=self._wait, args=(job,), daemon=True)
@@ -445,8 +435,10 @@ def _wait(self:TrainPanel, job):
     job.process.wait()
     self.how_long.disabled = False
     if self.job and self.job.running: return
-    said = f'This would take {job.tail(1)} in all, calibration and evaluation included.'
-    self.says.value = box(said, kind='note') if job.status=='finished' else box(job.tail(1), kind='bad')
+    said = job.tail(1)
+    good = job.status=='finished'
+    if good: said = f'{said.capitalize()}, calibration and evaluation included.'
+    self.says.value = box(said, kind='note' if good else 'bad')
 
 # %% ../../nbs/95_dashboard.training.ipynb #5510f050
 @patch

@@ -14,6 +14,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.torch_core import default_device
 from fastcore.basics import chunked, patch
+from fastcore.foundation import L
 
 from .dataset import ImageDataset
 from ..processes import get_part, get_team
@@ -86,17 +87,25 @@ def _made_ahead(items):
             yield item
 
 # %% ../../nbs/16_data.loaders.ipynb #2284f9b2
-def _show_rows(rows, masks, figsize=None):
-    "A row of pictures for each batch in `rows`, with the masks' outlines."
-    n = len(rows[0])
-    size = figsize or (1.3*n,1.4*len(rows))
-    axs = plt.subplots(len(rows), n, figsize=size, dpi=70, squeeze=False)[1]
-    for ax in axs.flat: ax.axis('off')
-    for r,axr in zip(rows, axs):
+def _draw(ax, im, top):
+    "An image `c h w`, or an error map `h w` on the scale from 0 to `top`."
+    a = im.detach().float().cpu().numpy()
+    if a.ndim==2: return ax.imshow(a, cmap='inferno', vmin=0, vmax=top)
+    a = np.clip(a.transpose(1,2,0), 0, 1)
+    return ax.imshow(a if a.shape[-1]==3 else a.mean(-1), cmap='gray', vmin=0, vmax=1)
+
+def _show_rows(rows, masks, figsize=None, titles=()):
+    "A row of pictures for each batch in `rows`, by its name, with the masks' outlines; `titles` stand above."
+    n = len(masks)
+    size = figsize or (max(1.3*n, 2.4),1.4*len(rows))
+    axs = plt.subplots(len(rows), n, figsize=size, dpi=70, squeeze=False, layout='constrained')[1]
+    for ax in axs.flat: ax.set(xticks=[], yticks=[], frame_on=False)
+    for axr,(name,r) in zip(axs, rows.items()):
+        axr[0].set_ylabel(name, fontsize=8)
         for ax,im,m in zip(axr, r, masks):
-            im = np.clip(im.detach().float().cpu().numpy().transpose(1,2,0), 0, 1)
-            ax.imshow(im if im.shape[-1]==3 else im.mean(-1), cmap='gray', vmin=0, vmax=1)
+            _draw(ax, im, float(r.max()) or 1.)
             if m.any(): ax.contour(m.cpu(), [0.5], colors='r', linewidths=1)
+    for ax,o in zip(axs[0], titles): ax.set_title(o, fontsize=8)
 
 # %% ../../nbs/16_data.loaders.ipynb #2cf62081
 @patch
@@ -107,7 +116,7 @@ def show_batch(self:ImageDL,
 ):
     "Draws images of a batch; the outline is the mask, if there is one."
     x,_,mask,_ = self.one_batch() if b is None else b
-    _show_rows([x[:max_n]], mask[:max_n], **kwargs)
+    _show_rows({'': x[:max_n]}, mask[:max_n], **kwargs)
 
 # %% ../../nbs/16_data.loaders.ipynb #06e86a71
 @patch
@@ -115,10 +124,39 @@ def show_results(self:ImageDL,
     b, # a batch `(x, clean, mask, valid)`
     out, # its reconstructions, `b c h w`
     max_n:int=9, # images at most
-    **kwargs # `figsize`, inches
+    emap=None, # error maps, `b h w`; None: the difference of what the model saw and its reconstruction
+    **kwargs # `figsize`, inches; `titles`, texts above the images
 ):
-    "Draws images above their reconstructions."
-    _show_rows([b[0][:max_n], out[:max_n]], b[2][:max_n], **kwargs)
+    "Draws images, what the model saw of them where that is corrupted, reconstructions and error maps."
+    x,clean,mask,_ = b
+    emap = (x.float()-out.to(x.device).float()).abs().mean(1) if emap is None else emap
+    rows = {'image': clean, 'corrupted': x, 'reconstruction': out, 'error': emap}
+    if x.equal(clean): del rows['corrupted']
+    _show_rows({k: o[:max_n] for k,o in rows.items()}, mask[:max_n], **kwargs)
+
+# %% ../../nbs/16_data.loaders.ipynb #e018c42f
+def _other_images(ds, images):
+    "An `ImageDataset` of other images, loaded as those of `ds`, without variation and defects."
+    there = isinstance(images, pd.DataFrame)
+    df = images if there else pd.DataFrame({'path': [str(o) for o in images]})
+    df = df if 'mask' in df else df.assign(mask='')
+    return ImageDataset(df, ds.hw, ds.resize, ds.channels, seed=ds.seed, read=ds.read, fill=ds.fill)
+
+@patch
+def new(self:ImageDL,
+    dataset=None, # paths or a table of other images, or a data set; None: the same images
+    cls=None, # class of the loader; None: the same
+    process:bool=True, # as in fastai; makes no difference here
+    **kwargs # of `ImageDL`
+)->ImageDL: # loader
+    "A loader like this one, as `dls.test_dl` makes it."
+    if isinstance(dataset, (list,tuple,L,pd.DataFrame)): dataset = _other_images(self.dataset, dataset)
+    return DataLoader.new(self, dataset, cls, **{'seed': self.seed, **kwargs})
+
+@patch(as_prop=True)
+def items(self:ImageDL)->L: # paths
+    "The images of the loader, without those that training left out."
+    return L(self.dataset.paths[i] for i in self.dataset.use)
 
 # %% ../../nbs/16_data.loaders.ipynb #bb979b1b
 def _rows_to_fit(df):

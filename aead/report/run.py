@@ -16,7 +16,7 @@ import numpy as np, pandas as pd, yaml
 from ..files import atomic_write
 from ..progress import describe_time
 from ..calibration import get_decisions, get_guaranteed, get_tested, outcome, round_rate
-from ..metrics import METRICS
+from ..metrics import by_size, METRICS
 from ..stats import why_no_interval
 from ..viz.images import overlay, to_rgb
 from ..viz.curves import fig_curves, fig_history, fig_scores, plot_history
@@ -294,7 +294,7 @@ def _audit_section(audit, twins):
 # %% ../../nbs/82_report.run.ipynb #c0dc4f4b
 _reported = ('target_false_alarm_rate','guaranteed_false_alarm_rate','false_alarm_rate','detection_rate',
              'image_auroc','image_ap','image_f1_max',
-             'pixel_auroc','pixel_ap','pixel_f1_max','aupro_30')     # in the order of the page
+             'pixel_auroc','pixel_ap','pixel_f1_max','aupro_30','aupimo')     # in the order of the page
 
 def metric_title(
     key:str # in `METRICS`
@@ -336,20 +336,14 @@ def _per_defect(metrics, defects):
     return table_tag(('Defect','Images','Found',metric_title('image_auroc')), rows)
 
 # %% ../../nbs/82_report.run.ipynb #be870813
-_sizes = (0,.001,.005,.01,.02,.05,.1,1)      # shares of the image, from one group to the next
-
-def _size_name(a, b):
-    if a==0: return f'below {100*b:g} % of the image'
-    return f'{100*a:g} to {100*b:g} %' if b<1 else f'above {100*a:g} %'
-
-def _per_size(defects):
+def _per_size(metrics, defects):
     "The table of sizes, the smallest first."
     area = defects.area.astype(float) if 'area' in defects else pd.Series(np.nan, defects.index)
-    known = defects[area>0]
-    if known.empty: return tag('p', 'The sizes of the defects are not known: there are no masks.', class_='legend')
-    group = np.searchsorted(_sizes[1:-1], area[known.index], 'right')
-    rows = [(_size_name(*_sizes[g:g+2]), (group==g).sum(), _found(known[group==g])) for g in np.unique(group)]
-    return table_tag(('Size of the defect','Images','Found'), rows)
+    groups,per = by_size(area),_dict(metrics, 'per_size')
+    if not groups: return tag('p', 'The sizes of the defects are not known: there are no masks.', class_='legend')
+    def interval(k): return _interval('detection_rate', _dict(per, k).get('ci95'))
+    rows = [(k, o.sum(), _found(defects[o]), interval(k)) for k,o in groups.items()]
+    return table_tag(('Size of the defect','Images','Found','95 % interval'), rows)
 
 # %% ../../nbs/82_report.run.ipynb #eee70175
 def _defects_section(r):
@@ -357,7 +351,7 @@ def _defects_section(r):
     title,key = 'By defect class and size','defects'
     defects = r.scores[r.scores.label==1]
     if defects.empty: return ''
-    tables = _per_defect(r.metrics, defects),_per_size(defects)
+    tables = _per_defect(r.metrics, defects),_per_size(r.metrics, defects)
     return section_tag(title, tag('div', *tables, class_='row'), key=key)
 
 # %% ../../nbs/82_report.run.ipynb #6a79d004

@@ -23,7 +23,7 @@ from ..data.synthetic import make_synthetic
 from ..data.audit import score_baseline
 from ..calibration import Calibration
 from ..metrics import image_metrics, METRICS, per_defect
-from ..stats import group_interval, holm, paired_test
+from ..stats import as_numbers, group_interval, holm, mean_metric, paired_test
 from ..compare import compare_models
 from ..evaluate import evaluate_catalog, get_rates
 from ..progress import describe_time, log
@@ -43,7 +43,7 @@ def unseen_auroc(
     return image_metrics(np.r_[np.asarray(seen), np.asarray(unseen)], label)['image_auroc']
 
 # %% ../../nbs/87_runs.crossval.ipynb #9a0fac06
-_metrics = ('image_auroc','image_ap','pixel_auroc','pixel_ap','aupro_30','false_alarm_rate','detection_rate')
+_metrics = ('image_auroc','image_ap','pixel_auroc','pixel_ap','aupro_30','aupimo','false_alarm_rate','detection_rate')
 
 def _class_aurocs(t):
     "Image AUROC of each defect class against the good images."
@@ -72,7 +72,7 @@ def _run_case(run, cfg, device):
     seen = det.predict(r.catalog[r.catalog.split=='train'].reset_index(drop=True)).score
     epochs = None if cfg.train.steps else cfg.train.epochs
     row = {'model': cfg.model, 'size': det.cfg.data.hw[0], 'steps': cfg.train.steps, 'epochs': epochs,
-           'head': cfg.head is not None, 'minutes': _minutes(det, r.history), **{k: m[k] for k in _metrics},
+           'head': cfg.head is not None, 'minutes': _minutes(det, r.history), **{k: m.get(k) for k in _metrics},
            'unseen_auroc': unseen_auroc(seen, test.score[test.label==0]), **_class_aurocs(test)}
     return {**row, 'scoring': _scoring(det.cfg.detect)}, test
 
@@ -233,8 +233,9 @@ def _mean_over_folds(t):
 # %% ../../nbs/87_runs.crossval.ipynb #a8353b5b
 def _auroc_interval(t, n, seed):
     "95 % interval of the mean image AUROC."
-    def auroc(d): return {'image_auroc': _mean_over_folds(d)['image_auroc']}
-    return group_interval(t, auroc, n, seed=seed).get('image_auroc', [None,None])
+    plain = as_numbers(t, ('label','score'), ('group','fold'))
+    found = group_interval(plain, lambda d: {'image_auroc': mean_metric(d)}, n, seed=seed)
+    return found.get('image_auroc', [None,None])
 
 # %% ../../nbs/87_runs.crossval.ipynb #f785e492
 _averaged = ('aupro_30','unseen_auroc','false_alarm_rate','detection_rate','minutes')   # columns whose mean is shown

@@ -10,7 +10,7 @@ __all__ = ['colors', 'curve_kinds', 'make_figure', 'get_curve', 'get_pro_curve',
 # %% ../../nbs/71_viz.curves.ipynb #e5bb4c26
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 
-from ..metrics import get_steps, PixelMetrics, pr_curve, pro_curve, roc_curve
+from ..metrics import curve_at, get_steps, PixelMetrics, pr_curve, roc_curve
 from ..stats import describe_scores, PixelHistograms, resample_groups, why_no_interval
 from .images import _check_results, _Figure, _short
 
@@ -71,18 +71,11 @@ def _labels_scores(results, group=''):
     if not np.isfinite(s).all(): raise ValueError(f'{(~np.isfinite(s)).sum()} scores are missing or not finite')
     return y,s
 
-# %% ../../nbs/71_viz.curves.ipynb #2fa4457d
-def _between(x, h, at):
-    "Height at `at` of straight lines through the points; where they go straight up, the upper end."
-    i = np.searchsorted(x, at, 'right')-1
-    j = np.minimum(i+1, len(x)-1)
-    return h[i] + (h[j]-h[i])*(at-x[i])/np.where(x[j]>x[i], x[j]-x[i], 1)
-
 # %% ../../nbs/71_viz.curves.ipynb #e15fb241
 def _heights(y, s, kind, at):
     "Heights of a curve at the places `at`."
     st = get_steps(s[y], [np.sort(s[~y])])
-    if kind=='roc': return _between(*roc_curve(st), at)
+    if kind=='roc': return curve_at(*roc_curve(st), at)
     x,h = pr_curve(st)
     return h[np.minimum(np.searchsorted(x, at-1e-12), len(h)-1)]
 
@@ -126,10 +119,10 @@ def get_pro_curve(
     seed:int=0 # of the draws
 )->pd.DataFrame: # `x y low high`, each in [0,1]; `low` and `high` are missing without a band
     "The curve of per-region overlap at even places, with its band for other parts."
-    if not (pixels.bad and pixels.good.n):
+    if not (pixels.n_bad and pixels.n_good):
         raise ValueError('a PRO curve needs maps and masks with good and defective pixels; there are none')
     at = np.linspace(0, pixels.limit, points)
-    out = pd.DataFrame({'x': at, 'y': _between(*pro_curve(pixels.steps), at), 'low': np.nan, 'high': np.nan})
+    out = pd.DataFrame({'x': at, 'y': pixels.pro_at(at), 'low': np.nan, 'high': np.nan})
     if histograms is None or why_no_interval(df): return out
     if len(df)!=len(histograms.rows):
         raise ValueError(f'{len(df)} rows for {len(histograms.rows)} images with histograms')

@@ -120,6 +120,8 @@ def test_sizes_of_defects(tmp_path):
     for rows,name in ((t[20:25],'below 0.1 % of the image'), (t[25:],'2 to 5 %')):
         assert f'{name}{len(rows)}{int(rows.decision.sum())} of {len(rows)} (' in o.text
     assert 'there are no masks' in report(tmp_path)[1]
+    per = {'2 to 5 %': {'n': 15, 'detection_rate': .8, 'ci95': [.55,.925]}}
+    assert '55 % to 92.5 %' in check(report(tmp_path, scores=t, metrics=metrics(per_size=per))[1]).text
 
 def test_the_command_of_the_run(tmp_path):
     page = report(tmp_path, config={**CFG, 'name': 'screws, cnn_ae', 'run': 'first'})[1]

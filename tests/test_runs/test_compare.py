@@ -8,13 +8,15 @@ from aead.runs.folder import RunFolder
 from aead.runs.train import train_run
 
 from ..conftest import make_cfg
-from ..helpers import check_static
+from ..helpers import check_static, few_embedded_images
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "Two tiny runs on brick."
     d = tmp_path_factory.mktemp('compare')
-    for k in (0,1): train_run(d/f'run{k}', make_cfg(train=dict(epochs=1, seed=k), data=dict(category='brick')))
+    with pytest.MonkeyPatch.context() as m:
+        few_embedded_images(m, 'brick')
+        for k in (0,1): train_run(d/f'run{k}', make_cfg(train=dict(epochs=1, seed=k), data=dict(category='brick')))
     return d
 
 @pytest.fixture

@@ -9,14 +9,15 @@ from aead.runs.crossval import cross_validate, scores_file
 from aead.runs.folder import load_metrics, load_results
 from aead.runs.train import train_run
 
-from ..helpers import TINY, made_up_scores as scores, make_layout
+from ..helpers import TINY, few_embedded_images, made_up_scores as scores, make_layout
 
 def write(folder, t, **m):
     folder.mkdir(parents=True)
     t.to_csv(folder/'scores.csv', index=False)
     if m: (folder/'metrics.json').write_text(json.dumps(m))
 
-def test_real_runs(cfg, tmp_path):
+def test_real_runs(cfg, tmp_path, monkeypatch):
+    few_embedded_images(monkeypatch, 'brick')
     for k in (0,1): train_run(tmp_path/f'run{k}', cfg(train=dict(epochs=1, seed=k), data=dict(category='brick')))
     t = load_results(tmp_path)
     assert set(t.run)=={'run0','run1'} and set(t.seed)=={0,1} and set(t.model)=={'cnn_ae'}

@@ -8,11 +8,12 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import (average_precision_score, f1_score, precision_recall_curve, precision_score, recall_score,
                              roc_auc_score, roc_curve as sk_roc_curve)
 
-from aead.metrics import (PixelMetrics, aupro, calculate_precision_recall_f1, calculate_psnr,
-                          calculate_structural_similarity, get_steps, image_metrics, iou, per_defect, per_size,
-                          pixel_metrics, pr_curve, pro_curve, region_overlap, roc_curve)
+from aead import metrics
+from aead.metrics import (PixelMetrics, area_under, aupro, calculate_precision_recall_f1, calculate_psnr,
+                          calculate_structural_similarity, curve_at, get_steps, image_metrics, iou, per_defect,
+                          per_size, pixel_metrics, pr_curve, pro_curve, region_overlap, roc_curve)
 
-PIXEL = 'pixel_auroc', 'pixel_ap', 'pixel_f1_max', 'aupro_30'
+PIXEL = 'pixel_auroc', 'pixel_ap', 'pixel_f1_max', 'aupro_30', 'aupimo'
 
 
 # The plain computation: nothing in it is shared with the package.
@@ -61,6 +62,24 @@ def plain_pixels(maps, masks, valid=None, limit=0.3):
     return roc_auc_score(y, s), average_precision_score(y, s), sk_f1_max(y, s), plain_aupro(maps, masks, valid, limit)
 
 
+def plain_aupimo(maps, masks, valid, rates):
+    "For each defective image: overlap at every distinct value, steps in the logarithm of the mean rate of good images."
+    keep = [v.astype(bool) for v in valid]
+    bad = [(k == 1) & v for k, v in zip(masks, keep)]
+    normal = [m[v] for m, b, v in zip(maps, bad, keep) if v.any() and not b.any()]
+    found = [m[b] for m, b in zip(maps, bad) if b.any()]
+    points = [(0., [0]*len(found))]
+    for t in np.unique(np.concatenate([m[v] for m, v in zip(maps, keep)]))[::-1]:
+        points.append((np.mean([(o >= t).mean() for o in normal]), [(o >= t).mean() for o in found]))
+    points.append((np.inf, points[-1][1]))
+    low, high = rates
+    area = np.zeros(len(found))
+    for (x0, y0), (x1, _) in zip(points, points[1:]):
+        a, b = np.clip([x0, x1], low, high)
+        area += np.log(b/a)*np.array(y0)
+    return area/np.log(high/low)
+
+
 def both_kinds(masks, valid):
     "Whether some counted pixel is a defect and some is good."
     y = np.concatenate([k[v == 1] for k, v in zip(masks, valid)])
@@ -92,12 +111,57 @@ def test_pixels_equal_plain_computation():
         if not both_kinds(masks, valid): continue
         m = pixel_metrics(maps, masks, valid, limit)
         name = f'aupro_{100*limit:g}'
-        assert list(m) == ['pixel_auroc', 'pixel_ap', 'pixel_f1_max', name, 'why'] and m['why'] == {}
-        got = [m[k] for k in m if k != 'why']
+        assert list(m) == ['pixel_auroc', 'pixel_ap', 'pixel_f1_max', name, 'aupimo', 'why']
+        assert m['aupimo'] is None and list(m['why']) == ['aupimo']     # far too few pixels for a rate of 1e-5
+        got = list(m.values())[:4]
         assert all(type(o) is float and 0 <= o <= 1 for o in got)
         np.testing.assert_allclose(got, plain_pixels(maps, masks, valid, limit), atol=1e-9, err_msg=f'seed {seed}')
         done += 1
     assert done > 250
+
+
+def test_aupimo_equals_plain_computation():
+    done = 0
+    for seed in range(400):
+        maps, masks, valid, _ = random_case(seed)
+        rates = [(.2, .7), (.05, 1), (.3, .31)][seed % 3]
+        pm = PixelMetrics(rates=rates, size=50+seed % 50).update(maps, masks, valid)
+        m = pm.compute()
+        normal = [v.sum() for k, v in zip(masks, valid) if v.any() and not (k*v).any()]
+        if not both_kinds(masks, valid) or sum(normal)*rates[0] < 1:
+            assert m['aupimo'] is None and m['why']['aupimo']
+            continue
+        want = plain_aupimo(maps, masks, valid, rates)
+        np.testing.assert_allclose(pm.aupimos, want, atol=1e-9, err_msg=f'seed {seed}')
+        assert m['aupimo'] == pytest.approx(want.mean()) and 'aupimo' not in m['why']
+        curve = pm.pimo_at(np.geomspace(*rates, 301)).mean(1)
+        np.testing.assert_allclose(curve, want, atol=5e-3)
+        done += 1
+    assert done > 60
+
+
+def test_aupimo_counts_only_good_images():
+    "Good pixels of a defective image do not count; half of one defect is above all good images, the other at 3 of 8."
+    maps, masks = np.zeros((2, 2, 4)), np.zeros((2, 2, 4), int)
+    maps[0] = [[9, 8, 7, 0], [0, 0, 0, 0]]                  # a good image
+    maps[1], masks[1, 0, :2] = [[99, 7, 50, 50], [50, 50, 50, 50]], 1
+    pm = PixelMetrics(rates=(1/8, 1/2)).update(maps, masks)
+    assert pm.compute()['aupimo'] == pytest.approx((1+np.log(8/6)/np.log(4))/2)
+    assert pm.pimo_at([1/8, 2/8, 3/8]).tolist() == [[.5, .5, 1]]
+    assert pixel_metrics(maps, masks)['why'] == {
+        'aupimo': 'a false-positive rate of 1e-05 needs 100000 pixels of good images, there are 8'}
+    assert pixel_metrics(maps[1:], masks[1:])['why'] == {'aupimo': 'no good images'}
+    with pytest.raises(ValueError, match='no PIMO curves: no good images'): PixelMetrics().pimo_at([.1])
+    with pytest.raises(ValueError, match=r'rates must be two that ascend in \(0,1\]'): PixelMetrics(rates=(.1, .1))
+
+
+def test_aupimo_at_the_rates_of_the_paper():
+    "The smallest set that has a value: 100,000 pixels of good images, of which 1 to 10 are passed."
+    maps, masks = np.zeros((3, 250, 200), np.float32), np.zeros((3, 250, 200), np.uint8)
+    maps[0].flat[:12] = np.arange(12, 0, -1)
+    masks[2, :3, :3], maps[2, :3, :3] = 1, 8.5               # above 8, so 4 of 100,000 pixels are flagged before
+    m = pixel_metrics(maps, masks)
+    assert m['aupimo'] == pytest.approx(np.log10(10/4))
 
 
 def test_streaming_equals_one_call(tmp_path):
@@ -140,7 +204,7 @@ def test_constant_map_is_the_diagonal(limit):
 def test_perfect_and_worst_maps():
     masks = np.zeros((2, 8, 8), int)
     masks[0, 2:4, 2:4] = 1
-    assert [pixel_metrics(masks*1., masks)[k] for k in PIXEL] == [1, 1, 1, 1]
+    assert [pixel_metrics(masks*1., masks)[k] for k in PIXEL[:4]] == [1, 1, 1, 1]
     assert [pixel_metrics(-masks, masks)[k] for k in ('pixel_auroc', 'aupro_30')] == [0, 0]
 
 
@@ -239,6 +303,64 @@ def test_a_refused_update_adds_nothing():
     assert pm.compute() == pixel_metrics(maps[:1], masks[:1])
 
 
+@pytest.mark.parametrize('share', [0, .002, .3])
+def test_large_sets_equal_scikit_learn(share, monkeypatch):
+    "Spans that are counted and spans that are sorted; large regions at borders, negative values, ties."
+    r = np.random.default_rng(0)
+    maps = r.normal(0, 1, (6, 96, 96)).astype(np.float32)
+    maps[0] = np.round(maps[0]*8)/8
+    maps[4:] = 1+r.random((2, 96, 96))/128                  # all 16 high bits alike
+    masks = np.zeros(maps.shape, np.uint8)
+    masks[1, :, :40] = masks[2, 60:] = 1
+    masks[3:5] = r.random((2, 96, 96)) < share
+    maps += masks
+    monkeypatch.setattr(metrics, 'n_window', 3000)
+    monkeypatch.setattr(metrics, 'n_run', 5000)
+    pm = PixelMetrics(size=20000, rates=(1e-3, 1e-2)).update(maps, masks)
+    assert len({o.is_dense for o in pm.store.walk()}) == 1+(share < .1)
+    m, y, s = pm.compute(), masks.ravel(), maps.ravel()
+    want = roc_auc_score(y, s), average_precision_score(y, s), sk_f1_max(y, s)
+    assert [m[k] for k in PIXEL[:3]] == pytest.approx(want, abs=1e-9)
+    st, at = pm.steps, np.linspace(0, 1, 50)
+    assert m['aupro_30'] == pytest.approx(area_under(*pro_curve(st), .3), abs=1e-9)
+    assert pm.pro_at(at) == pytest.approx(curve_at(*pro_curve(st), at), abs=1e-9)
+    whole = get_steps(s[y == 1], [np.sort(s[y == 0])])
+    for k in ('value', 'tp', 'fp', 'over'): assert (getattr(st, k) == getattr(whole, k)).all()
+
+
+def test_doubles_that_are_no_floats_are_counted_exactly():
+    r = np.random.default_rng(0)
+    maps = r.choice(1+np.arange(5)*1e-12, (3, 30, 30))
+    masks = (r.random(maps.shape) < .2).astype(int)
+    masks[2] = 0
+    maps += masks*1e-12
+    pm = PixelMetrics(size=500, rates=(.01, .5)).update(maps[:1], masks[:1]).update(maps[1:], masks[1:])
+    pm.update(np.ones((1, 9, 9), np.float32), np.zeros((1, 9, 9), int))
+    m, ones = pm.compute(), [np.ones((30, 30))]*3+[np.ones((9, 9))]
+    maps, masks = [*maps, np.ones((9, 9))], [*masks, np.zeros((9, 9), int)]
+    assert [m[k] for k in PIXEL[:4]] == pytest.approx(plain_pixels(maps, masks), abs=1e-9)
+    assert m['aupimo'] == pytest.approx(plain_aupimo(maps, masks, ones, (.01, .5)).mean())
+
+
+def test_memory_does_not_grow_with_defects(monkeypatch):
+    "Neither with their pixels, nor where all of them are tied."
+    r = np.random.default_rng(0)
+    maps, mask = r.random((4, 128, 128), dtype=np.float32), np.zeros((4, 128, 128), np.uint8)
+    mask[:2, :100] = 1
+    maps[3] = .5
+    monkeypatch.setattr(metrics, 'n_run', 2**16)
+    def peak(n):
+        pm = PixelMetrics(size=2**17)
+        tracemalloc.start()
+        for _ in range(n): pm.update(maps, mask)
+        pm.compute()
+        out = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return out
+    few, many = peak(8), peak(32)
+    assert many < 1.2*few, (few, many)
+
+
 def test_memory_does_not_grow_with_good_pixels():
     r = np.random.default_rng(0)
     maps, mask = r.random((4, 256, 256), dtype=np.float32), np.zeros((4, 256, 256), np.uint8)
@@ -248,7 +370,7 @@ def test_memory_does_not_grow_with_good_pixels():
     for _ in range(25): pm.update(maps, mask)
     m, peak = pm.compute(), tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert pm.good.n*4 > 25e6 and peak < 10e6
+    assert pm.n_good*4 > 25e6 and peak < 10e6
     assert m['pixel_auroc'] == pytest.approx(pixel_metrics(maps, mask)['pixel_auroc'])
 
 
