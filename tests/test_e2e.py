@@ -17,6 +17,7 @@ from .helpers import (
     KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, by_setting, check_figures, check_static, dent, few_embedded_images,
     make_layout, picture, save, write_csv)
 
+pytest.importorskip('fastai.learner')                           # the first command would say that it is loading it
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
 WHOLE = {'data.json','config.yaml','resolved.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
