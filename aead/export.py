@@ -97,7 +97,7 @@ def _convert(graph, shape, name):
         try: return torch.onnx.export(graph, args, **names, dynamo=True, verbose=False)
         except Exception as e: raise ValueError(f"{name} cannot be exported: {str(e).splitlines()[0]}") from e
 
-# %% ../nbs/97_export.ipynb #3d72224d
+# %% ../nbs/97_export.ipynb #762e189c
 def _strip_notes(model):
     "Leaves out what the exporter notes at the nodes of a program."
     for o in model.graph.node: del o.metadata_props[:]
@@ -181,7 +181,7 @@ int8_difference = .05 # largest difference of a quantised score from where it wa
 
 def _quantize(model, det, graph, run, cert, answers):
     "The quantised program, the detector with its threshold, and the certificate with its cost."
-    weights = [k for k,_ in graph.named_parameters()]
+    weights = {k: o.detach().numpy() for k,o in graph.named_parameters()}
     small,det,cost = quantize_detector(model, det, RunFolder(run).catalog, weights)
     limit = int8_difference*max(1., float(np.abs(answers[0]).max()))
     return small, det, {**cert, 'limit': limit, 'int8': cost}

@@ -433,15 +433,21 @@ def _high(k):
         with np.errstate(over='ignore'): k = _to_keys(k.astype(np.float32))
     return (k>>16).astype(np.uint16)
 
+def _count_high(high):
+    "The high bits that occur, ascending, and how often."
+    if len(high)<n_high//16: return np.unique(high, return_counts=True)
+    counts = np.bincount(high, minlength=n_high)
+    there = np.flatnonzero(counts)
+    return there,counts[there]
+
 class _Run:
     "Arrays side by side, the first of them keys, in the order of the keys' high bits."
     def __init__(self, kind, *arrays):
         high = _high(arrays[0])
         order = np.argsort(high, kind='stable')
-        self.kind,self.counts = kind,np.bincount(high, minlength=n_high)
-        there = np.flatnonzero(self.counts)
-        ends = np.cumsum(self.counts[there])
-        self.arrays = [*(o[order] for o in arrays), np.append(there, n_high), np.append(0, ends)]
+        self.kind,(self.there,self.counts) = kind,_count_high(high)
+        starts = np.append(0, np.cumsum(self.counts))
+        self.arrays = [*(o[order] for o in arrays), np.append(self.there, n_high), starts]
 
     @property
     def is_keys(self): return self.arrays[0].dtype==np.uint32
@@ -458,10 +464,6 @@ class _Run:
 # %% ../nbs/60_metrics.ipynb #31f4ffb9
 n_run = 1<<20              # values that make a run
 n_window = 1<<16           # values that make a span, where it is more than one value of the high bits
-
-def _at_or_above(counts):
-    "Sum of `counts` from each value of the high bits on, and 0 after the last."
-    return np.append(np.cumsum(counts[::-1])[::-1], 0)
 
 def _plan(bad, good):
     "Spans of high bits that hold the defects, from the highest down, given the counts; `n 2`."
@@ -492,11 +494,10 @@ class _Store:
         if self.n_memory>=self.size: self._spill()
 
     def _keep(self, run):
-        if run.kind<0: self.bad += run.counts
-        else: self.good += run.counts
-        if run.kind>0: self.rates += run.counts/run.kind
+        (self.bad if run.kind<0 else self.good)[run.there] += run.counts
+        if run.kind>0: self.rates[run.there] += run.counts/run.kind
         self.runs.append(run)
-        del run.counts
+        del run.there,run.counts
 
 # %% ../nbs/60_metrics.ipynb #59348e9b
 @patch
@@ -640,10 +641,10 @@ def _spans(self:PixelMetrics):
     "Yields each span that holds defects, from the highest down, and its counts, with keys in place of values."
     self.store.flush()
     sizes = np.concatenate(self.sizes)
-    weights,before,good = 1/sizes/len(sizes),(0,0.),_at_or_above(self.store.good)
+    weights,before = 1/sizes/len(sizes),(0,0.)
     for span in self.store.walk():
         st = (_count_dense if span.is_dense else _count_sorted)(span, weights)
-        above = good[span.hi]
+        above = int(self.store.good[span.hi:].sum())
         pro = np.minimum(st.pro+before[1], 1)
         st = Steps(st.value, st.tp+before[0], st.fp+above, st.over+above, pro, self.n_good, self.n_bad, before)
         before = int(st.tp[-1]),float(pro[-1])
@@ -685,11 +686,10 @@ class _ImageMeans:
         self.pm,self.f,self.last = pm,f,last             # `f` is 0 beyond `last`
         self.image = np.repeat(np.arange(len(pm.areas)), [len(o) for o in pm.sizes])
         self.sums = np.zeros((len(pm.areas), f(np.zeros(1)).shape[1]))
-        self.above = _at_or_above(pm.store.rates)/max(pm.n_normal, 1)
 
     def add(self, span, st):
         "Add the defects of a span."
-        x = self.above[span.hi]
+        x = self.pm.store.rates[span.hi:].sum()/max(self.pm.n_normal, 1)
         if x>self.last: return
         if any(run.kind>0 for run,_ in span.slices): return self._add_each(span, st, x)
         for _,ids in span.read(_is_bad): self._count(ids, self.f(np.full(1, x)), slice(None))

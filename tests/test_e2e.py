@@ -17,6 +17,7 @@ from .helpers import (
     KEYS, N_BAD, N_GOOD, N_TRAIN, TINY_YAML, by_setting, check_figures, check_static, dent, few_embedded_images,
     make_layout, picture, save, write_csv)
 
+pytest.importorskip('fastai.learner')                           # the first command would say that it is loading it
 root = Path(__file__).resolve().parent.parent
 Done = namedtuple('Done', 'status out err')
 WHOLE = {'data.json','config.yaml','resolved.yaml','model.safetensors','calibration.json','catalog.csv','history.csv','scores.csv','metrics.json','curves.csv','maps','report.html'}
@@ -591,6 +592,15 @@ def test_export(run, part, tmp_path, cmd):
     check_scores_of_a_file(run, tmp_path/'new'/'m.onnx', part, tmp_path, cmd)
     refused(cmd('export', '--run', run, '--out', tmp_path/'m.pt'), '.onnx', name='export')
     refused(cmd('export', '--run', tmp_path/'no', '--out', tmp_path/'m.onnx'), 'no run folder', name='export')
+
+def test_export_in_eight_bits_says_what_it_costs(tmp_path, cmd, monkeypatch):
+    import aead.export
+    cost = dict(images=9, auroc=.9, auroc_int8=.85, bytes=4e6, bytes_int8=1e6, speed=1.5)
+    def made(run, out, n, data, int8): return dict(images=4, real=True, score=1e-6, map=1e-6, **({'int8': cost} if int8 else {}))
+    monkeypatch.setattr(aead.export, 'export_run', made)
+    args = '--run', tmp_path, '--out', tmp_path/'m.onnx'
+    assert 'int8: AUROC on synthetic defects 0.8500 (0.9000 in floats), 1 MB (4), 1.5 times as fast' in cmd('export', *args, '--int8').out
+    assert 'int8' not in cmd('export', *args).out
 
 def test_benchmark(run, tmp_path, cmd):
     res = cmd('benchmark', '--runs', run, '--bs', 2, '--n', 2, '--out', tmp_path/'b.csv')

@@ -49,8 +49,8 @@ def find_layout(
     return next(filter(shows, _probes), None)
 
 def describe_layouts()->str: # one line
-    "Says which files or folders each known layout is recognised by."
-    return '; '.join(f"{k}: {', '.join(v)}" for k,v in _probes.items())
+    "Says for each known layout a file or folder that it has."
+    return '; '.join(f"{k}: {v[-1]}" for k,v in _probes.items())
 
 # %% ../../nbs/09_data.readers.ipynb #1eb0421f
 def _found(path):

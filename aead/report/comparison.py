@@ -41,6 +41,19 @@ def _number(v, spec='.3f'): return '–' if v is None or pd.isna(v) else format(
 
 def _span(low, high): return '' if low is None or pd.isna(low) else f'{low:.3f} to {high:.3f}'
 
+def _pixel_table(metrics):
+    "The pixel metrics of each run that has them; nothing where none has."
+    keys = 'pixel_auroc','aupro_30','aupimo'
+    def cell(m, k):
+        low,high = (m.get('ci95') or {}).get(k) or (None,None)
+        return f'{_number(m.get(k))} {_span(low, high)}'.strip()
+    known = {n: m for n,m in metrics.items() if any(m.get(k) is not None for k in keys)}
+    rows = [(n, *(cell(m, k) for k in keys)) for n,m in known.items()]
+    if not rows: return ()
+    said = 'With 95 % intervals; each run on its own test images. ',METRICS['aupimo'].meaning
+    said = tag('p', *said, class_='legend')
+    return section_tag('Pixel metrics', table_tag(('Model', *map(metric_title, keys)), rows), said),
+
 def _ranking(rows):
     "The table of models, the best first."
     name = metric_title(rows[0]['metric'])
@@ -198,6 +211,7 @@ class RunParts:
     curves:dict=field(default_factory=dict) # PRO curves, as `get_pro_curve` gives them
     images:dict=field(default_factory=dict) # an `ImageSource` for each run; images are shown where all runs have one
     costs:pd.DataFrame|None=None # a row per run, as `get_costs` gives it; None: not measured
+    metrics:dict=field(default_factory=dict) # the content of `metrics.json` of each run
 
 # %% ../../nbs/83_report.comparison.ipynb #316ae89d
 def _sources(parts, results):
@@ -240,7 +254,7 @@ def _comparison_page(results, rows, parts, interactive, more=()):
     shared = shared_images({k: check_folds(o, k) for k,o in results.items()})
     about = f'{rows[0]["images"]} images that all of them scored'
     top = [tag('h1', f'Comparison of {", ".join(results)}'), tag('p', describe_comparison(rows), class_='verdict'),
-           tag('p', about, class_='about'), section_tag('Metrics', _ranking(rows)), *more,
+           tag('p', about, class_='about'), section_tag('Metrics', _ranking(rows)), *_pixel_table(parts.metrics), *more,
            section_tag('Differences', _differences(rows, get_differences(results, rows[0]['metric'])), cls='keep'),
            section_tag('Curves', *_curves(shared, parts.curves), cls='keep')]
     images,scripts = (),page_scripts() if interactive else ''

@@ -33,7 +33,8 @@ def get_run_parts(
     "What the folders of runs hold besides scores, for the comparison page."
     curves = {k: c for k,r in runs.items() if (c := r.curve('pro')) is not None}
     images = {k: _image_source(r) for k,r in runs.items() if _has_settings(r) and r.has('metrics.json')}
-    return RunParts(curves, images, get_costs({k: r.path for k,r in runs.items()}, device=device))
+    metrics = {k: r.metrics for k,r in runs.items() if r.has('metrics.json')}
+    return RunParts(curves, images, get_costs({k: r.path for k,r in runs.items()}, device=device), metrics)
 
 # %% ../../nbs/89_runs.compare.ipynb #91121416
 def _tell_apart(folders):

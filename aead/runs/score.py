@@ -22,7 +22,8 @@ from ..evaluate import evaluate_catalog, get_metrics, have_pixels
 from ..exported import is_export
 from ..viz.images import overlay, to_rgb
 from ..viz.curves import get_curve, get_pro_curve
-from .table import _Painter, _plan_scores, _warn_scores, _write_table, score_file, show_progress
+from .table import (
+    _Painter, _plan_scores, _tell_masks, _warn_scores, _write_table, score_file, show_progress)
 from ..report.interactive import make_picture, picture_side
 from ..progress import log, Progress
 from ..report.run import RunReport, write_report
@@ -284,8 +285,9 @@ def score_images(
 )->pd.DataFrame: # a row per image: `path score p_value decision answer kind_p odd error`
     "Scores images with a run; an unreadable one among others gets its reason in `error`."
     if is_export(run): return score_file(run, input, out, maps, fdr, device)
-    files,heat = _plan_scores(input, out, maps)
+    files,heat,masks = _plan_scores(input, out, maps)
     det,df = load_detector(run, device),pd.DataFrame({'path': [str(o) for o in files], 'mask': ''})
+    _tell_masks(masks)
     draw = _Painter(det, files, heat)
     res = _write_scores(det, df, *_score_rows(det, df, draw), out, fdr)
     if draw.failed: raise draw.failed

@@ -84,13 +84,16 @@ def _check_maps(maps, names, input):
 
 # %% ../../nbs/79_runs.table.ipynb #a74fdb63
 def _plan_scores(input, out, maps):
-    "Image files and their heat maps, if asked for; complains before the work of what cannot be written."
+    "Image files, their heat maps, if asked for, and the number of masks; complains of what cannot be written."
     files,root,masks = _images_in(Path(input))
     names = _unique_names(files, root)
     check_output(out, ('.csv',), b'schema', files)
     if maps: _check_maps(Path(maps), names, Path(input))
-    if masks: log(f"{masks} masks were passed over")
-    return files, [Path(maps)/o for o in names] if maps else []
+    return files, [Path(maps)/o for o in names] if maps else [], masks
+
+def _tell_masks(n):
+    "Says after the run was found, since a refusal is one line, how many masks are not scored."
+    if n: log(f"{n} masks were passed over")
 
 # %% ../../nbs/79_runs.table.ipynb #8de8f49c
 class _Painter:
@@ -163,8 +166,9 @@ def score_file(
     device=None # what computes: `cpu`, `cuda`, `tensorrt`, `openvino`; None: cpu
 )->pd.DataFrame: # a row per image: `path score p_value decision answer kind_p odd error`
     "Scores images with an exported detector, without PyTorch."
-    files,heat = _plan_scores(input, out, maps)
+    files,heat,masks = _plan_scores(input, out, maps)
     det,df = load_exported(file, providers=device),pd.DataFrame({'path': [str(o) for o in files]})
+    _tell_masks(masks)
     if fdr is not None and det.n_groups is None:
         raise ValueError(f"{file} does not say how many groups it was calibrated on, which --fdr needs; "
                          "export the run again")

@@ -3,7 +3,7 @@ import numpy as np, pandas as pd, pytest
 from scipy import stats as st
 from sklearn.metrics import roc_auc_score
 
-from aead.metrics import image_metrics, pixel_metrics
+from aead.metrics import PixelMetrics, image_metrics, pixel_metrics
 from aead.stats import (PixelHistograms, delong_test, friedman_nemenyi, group_interval, holm, pair_scores, paired_test,
                         resample_groups, why_no_interval)
 
@@ -166,6 +166,23 @@ def test_pixel_intervals_as_by_drawing_maps(seed):
         return {k: m[k] for k in ('pixel_auroc','aupro_30')}
     want,got = group_interval(t, two, 300),h.interval(t, exact)
     for k in want: assert np.allclose(got[k], want[k], atol=.01), (k, got[k], want[k])
+
+def test_intervals_of_aupimo_as_by_drawing_maps():
+    "Good images of different sizes, whose rates are averaged; rates that so few pixels can tell."
+    rng,rates = np.random.default_rng(0),(.01, .2)
+    t = pd.DataFrame({'group': np.arange(32)//2, 'label': np.arange(32)//2%2})
+    masks = [np.zeros((20,o), int) for o in rng.integers(16, 30, 32)]
+    for m,y in zip(masks, t.label):
+        if y: m[2:6,2:8] = 1
+    maps = [rng.normal(size=m.shape)+m*rng.gamma(4, .4) for m in masks]
+    def pimo(d):
+        pm = PixelMetrics(rates=rates).update([maps[i] for i in d.index], [masks[i] for i in d.index])
+        return {'aupimo': pm.compute()['aupimo']}
+    want,exact = group_interval(t, pimo, 100)['aupimo'],{**pimo(t), 'pixel_auroc': None, 'aupro_30': None}
+    h = PixelHistograms().update(maps, masks)
+    got = h.interval(t, exact, 100, rates=rates)
+    assert list(got)==['aupimo'] and np.allclose(got['aupimo'], want, atol=.02), (got, want)
+    assert 'aupimo' not in h.interval(t, {**exact, 'aupimo': None}, 10)
 
 def test_pixel_histograms_leave_out_what_is_not_valid(rng):
     m,mask,valid = rng.normal(size=(1,8,8)),np.zeros((1,8,8), int),np.ones((1,8,8), int)
