@@ -79,7 +79,7 @@ def build_graph(
     noise = model.draw_noise((model.settings['ni'], *cfg.data.seen_hw), cfg.train.seed)
     return ScoringGraph(model, t.maps, t.sigma, t.pool, t.top, noise, t.flips, cfg.data.tile, t.units)
 
-# %% ../nbs/52_detect.ipynb #12b2428b
+# %% ../nbs/52_detect.ipynb #857b4c67
 def _facts(det):
     "What is known of a detector, as rows of a table."
     (h,w),cal,t = det.cfg.data.hw,det.calibration,det.cfg.detect
@@ -90,6 +90,7 @@ def _facts(det):
     return [*rows, ('threshold', f'{det.threshold:.4g}'),
             ('guarantee', f'false-alarm {det.limits.rate_text()}, from {cal.n_groups} groups of good images')]
 
+# %% ../nbs/52_detect.ipynb #12b2428b
 class Detector:
     "A scoring graph and its calibration: scores images and decides."
     def __init__(self,
