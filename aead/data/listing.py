@@ -11,7 +11,11 @@ import os, re, warnings
 from collections import Counter, namedtuple
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image
+
+# %% ../../nbs/08_data.listing.ipynb #10fabfa9
+pd.set_option('mode.string_storage', 'python')
 
 # %% ../../nbs/08_data.listing.ipynb #ed5d457c
 def natural_key(

@@ -2,7 +2,6 @@
 import json, os, resource, shutil, socket, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 import httpx, numpy as np, pandas as pd, pytest
@@ -118,15 +117,14 @@ def test_order_and_batches(finished, tmp_path, monkeypatch):
     det = load_detector(ref, 'cpu')
     with tally('load', f'{n} images') as t:
         alone = pd.concat([det.predict(folder/f'{i:05d}.png') for i in range(0, n, pick(4, 1))], ignore_index=True)
-        read,worst = detect.read_batches,0.
+        worst = 0.
         for bs,threads in pick([(8,4)], [(1,1),(7,2),(8,4),(64,8)]):
             own = shutil.copytree(ref, tmp_path/f'run{bs}', ignore=shutil.ignore_patterns('maps'))
             settings = load_yaml(own/'resolved.yaml')
             settings['train']['bs'] = bs
             save_yaml(settings, own/'resolved.yaml')
-            monkeypatch.setattr(detect, 'read_batches', partial(read, threads=threads))
+            monkeypatch.setattr(detect, 'count_readers', lambda device, n=threads: n)
             res = score_images(own, folder, tmp_path/f's{bs}.csv', device='cpu')
-            monkeypatch.setattr(detect, 'read_batches', read)
             t.add(n)
             t.check([os.path.basename(o) for o in res.path]==[f'{i:05d}.png' for i in range(n)], f'batches of {bs}: order')
             some = res.iloc[::pick(4, 1)].reset_index(drop=True)
