@@ -225,9 +225,11 @@ def metric_labels():
 
 def process(dest, run=True):
     "Writes the notebooks to `dest` as Quarto gets them; `run` makes the signatures of all public names, which takes some twenty seconds."
+    import traitlets.traitlets, typing_extensions
     from execnb.nbio import read_nb, write_nb
     from nbdev.process import NBProcessor
     from nbdev.processors import FilterDefaults, add_show_docs, exec_show_docs
+    traitlets.traitlets.Self = typing_extensions.Self              # only type checkers know it there, and signatures of Python 3.11.2 ask for it
     procs = [o for o in FilterDefaults().procs() if run or o is not exec_show_docs]
     after = procs.index(add_show_docs)+1
     procs[after:after] = [pages.entry_order(), method_entries()]
