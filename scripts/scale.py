@@ -2,7 +2,7 @@
 
 FOLDER keeps the images and the runs, so that rows can be made later and one by one. Each engine is a process of its own; its
 rate is set beside that of the model alone and of decoding alone, which are measured in turns in one process."""
-import argparse, json, os, subprocess, sys, tempfile, threading, time, urllib.request
+import argparse, json, re, subprocess, sys, tempfile, threading, time, urllib.request
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -109,18 +109,20 @@ def post(port, file):
     r.raise_for_status()
 
 def by_ray(folder, recipe):
-    "A cluster of two actors on this machine; the time of a short run is taken from that of the long one."
+    "A cluster of two actors on this machine: the time of a short run is taken from that of a long one, after a first one."
     from aead.cluster import connect_ray, score_dataset
     with connect_ray(None), tempfile.TemporaryDirectory() as out:
         say(ready=True)
         def seconds(n, name):
             lists = Path(out)/f'{name}.txt'
-            lists.write_text('\n'.join(list_files(folder).path[:n]))
+            lists.write_text('\n'.join(np.resize(list_files(folder).path, n)))
             start = time.perf_counter()
             score_dataset(folder/recipe, lists, Path(out)/name, address='auto', actors=2, part=20)
             return time.perf_counter()-start
-        few,more = seconds(40, 'few'),seconds(n_images, 'more')
-    say(rate=(n_images-40)/(more-few), start_of_actors=few-40*(more-few)/(n_images-40))
+        seconds(40, 'first')
+        few,more = seconds(40, 'few'),seconds(1640, 'more')
+    each = (more-few)/1600
+    say(rate=1/each, start_of_actors=few-40*each)
 
 def child(folder, recipe, engine):
     if engine.startswith('local'): local(folder, recipe, int(engine.split()[1]))
@@ -129,7 +131,7 @@ def child(folder, recipe, engine):
     else: exported(folder, recipe, 'cpu' if engine=='onnxruntime' else engine)
 
 def family_memory(pid):
-    "MiB of a process and of those that it started: pages in memory, shared ones once for each process."
+    "MiB of a process and of those that it started; pages that several of them share count once."
     parents = {}
     for p in Path('/proc').glob('[0-9]*'):
         try: parents[int(p.name)] = int((p/'stat').read_text().rsplit(')')[1].split()[1])
@@ -138,9 +140,9 @@ def family_memory(pid):
     for _ in range(6): mine |= {p for p,o in parents.items() if o in mine}
     total = 0
     for p in mine:
-        try: total += int((Path('/proc')/str(p)/'statm').read_text().split()[1])
-        except OSError: pass
-    return total*os.sysconf('SC_PAGE_SIZE')/2**20
+        try: total += int(re.search(r'^Pss: +(\d+)', (Path('/proc')/str(p)/'smaps_rollup').read_text(), re.M)[1])
+        except (OSError, TypeError): pass
+    return total/1024
 
 def measure(folder, recipe, engine):
     "A row of the table."
