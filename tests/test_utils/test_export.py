@@ -18,8 +18,9 @@ pytest.importorskip('onnxruntime')
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 
+from aead import load_exported                                  # with its pictures
 from aead.export import DetectionGraph, export_run, max_difference
-from aead.exported import answer_words, load_exported, open_session, run_session
+from aead.exported import answer_words, open_session, run_session
 from aead.quantize import quantize_detector, trained_nodes
 
 FEW = {**TINY, 'diffusion_ae': {**TINY['diffusion_ae'], 'dim_mults': [1], 'steps': 2}}              # which are unrolled
@@ -56,6 +57,13 @@ def test_every_family(name, extra, synth, tmp_path):
         odd = picture(1, hw)
         assert np.allclose(ex.score_map(odd), det.score_map(odd), atol=2*max_difference) and ex.score_map(odd).shape==hw
     check_int8(name, det, synth, tmp_path/'m.onnx')
+    if name=='cnn_ae': check_pictures(ex, some)
+
+def check_pictures(ex, some):
+    "What an exported file shows of images: a column each, and one explained."
+    assert sum('score' in o.get_title() for o in ex.show_results(some, n=2).axes)==2
+    said = ex.explain(some[:1])._suptitle.get_text()
+    assert f"score {ex.predict(some[:1]).score[0]:.3g}" in said
 
 def check_int8(name, det, synth, file):
     "What is quantised holds nearly all trained weights; the quantised file keeps the false-alarm rate, in batches of any size."
