@@ -398,7 +398,7 @@ def _ray_options(address):
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR)
     if address: return dict(address=address, **quiet)
     deep = len(os.environ.get('TMPDIR', ''))>40                          # the paths of its sockets are limited
-    place = {'_temp_dir': '/tmp/ray'} if deep and os.name=='posix' else {}
+    place = {'_temp_dir': os.path.join(os.sep, 'tmp', 'ray')} if deep and os.name=='posix' else {}
     return dict(address='local', include_dashboard=False, object_store_memory=2**29, **place, **quiet)
 
 # %% ../nbs/77_cluster.ipynb #762271f8
